@@ -121,8 +121,11 @@ def whole_event(body: bytes) -> Event:
     return event_of(orjson.loads(body), body)._replace(completion=None)
 
 
-def event_of(completion: Any, body: bytes) -> Event:
-    """The event of a plain answer. Raises `ValueError` for what is no completion."""
+def event_of(completion: Any, body: bytes, usage: Usage | None = None) -> Event:
+    """The event of a plain answer. Raises `ValueError` for what is no completion.
+
+    `usage`: what was reported, if that is known; otherwise it is read from the completion.
+    """
     try:
         choices = completion["choices"]
         text = "".join(
@@ -130,6 +133,7 @@ def event_of(completion: Any, body: bytes) -> Event:
         )
         if "finish_reason" not in choices[0]:
             raise KeyError("finish_reason")
-        return completion_event(completion, body, text, usage_in(completion), completion.get("model"))
+        reported = usage_in(completion) if usage is None else usage
+        return completion_event(completion, body, text, reported, completion.get("model"))
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError("not a completion") from error

@@ -18,7 +18,9 @@ from codellama_proxy.openai_format.completion import (
     event_of,
     message_text,
 )
+from codellama_proxy.openai_format.runs import Around, around, says
 from codellama_proxy.openai_format.usage import merged, usage_in
+from codellama_proxy.openai_format.usual_stream import usual_completion
 
 _ONCE = frozenset({"role", "id", "type", "index"})
 """Strings that come whole, not in pieces."""
@@ -42,7 +44,8 @@ def fold(chunks: Iterable[Json]) -> dict[str, Any]:
             begun = choices.get(index)
             if begun is None:
                 begun = choices[index] = {"index": index}
-            if not _append_content(begun, choice):
+                _add_choice(begun, choice)
+            elif not _append_content(begun, choice):
                 _add_choice(begun, choice)
     kind = TEXT_COMPLETION if whole.get("object") == TEXT_COMPLETION else CHAT_COMPLETION
     for choice in choices.values():
@@ -217,65 +220,65 @@ def chunks_of(events: Iterable[Event]) -> Iterator[Json]:
     Those of a run, or of consecutive events that differ in their text only, become one chunk with all of their text.
     """
     alike: list[Event] = []
-    around = None
+    place: Around | None = None
     for event in events:
-        body = event.body
+        body, text = event.body, event.text
         if not body:
             continue
-        if BETWEEN in body:  # a run
-            yield from _merged(alike)
-            yield from _merged([event])
-            alike = []
+        if place is not None and text and says(body, text, place):
+            alike.append(event)
             continue
-        before, found, after = body.partition(orjson.dumps(event.text)) if event.text else NO_TEXT
-        if alike and not (found and around == (before, after)):
-            yield from _merged(alike)
-            alike = []
-        around = (before, after) if found else None
-        alike.append(event)
-    if alike:
-        yield from _merged(alike)
+        yield from _merged(alike, place)
+        alike = [event]
+        place = around(text, body) if text and BETWEEN not in body else None
+    yield from _merged(alike, place)
 
 
-NO_TEXT = (b"", b"", b"")
+def _merged(events: Sequence[Event], place: Around | None) -> Sequence[Json]:
+    """One chunk for events that differ in their text only, if they only add to one string.
 
-
-def _merged(events: Sequence[Event]) -> Sequence[Json]:
-    """One chunk for events that differ in their text only, if they only add to one string."""
+    `place`: where the text of the first event is; `None` if that is a run, or has its text several times.
+    """
     if not events:
         return []
     body = events[0].body
     end = body.find(BETWEEN)
     if end < 0 and len(events) == 1:
         return [completion_in(events[0])]
-    chunk: dict[str, Any] = orjson.loads(body if end < 0 else body[:end])
-    if _add_to_text(chunk, "".join([event.text for event in events])):
+    chunk: dict[str, Any] = orjson.loads(b"".join(place) if place else body[:end])
+    holder, name = _only_string(chunk)
+    if name and not (place and holder[name]):
+        holder[name] = "".join([event.text for event in events])
         return [chunk]
     bodies = [body for event in events for body in event.body.split(BETWEEN)]
     return [orjson.loads(body) for body in bodies]
 
 
-def _add_to_text(chunk: dict[str, Any], text: str) -> bool:
-    """Gives a chunk that only adds to one string `text` for that string. Returns `False` for any other chunk."""
+def _only_string(chunk: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The object and the name of the string that a chunk adds to; an empty name if it does anything else."""
     choices: Sequence[dict[str, Any]] = chunk.get("choices") or ()
     if len(choices) != 1 or "text" in choices[0] or choices[0].get("logprobs"):
-        return False
-    delta = choices[0].get("delta") or {}
-    if len(delta) != 1:
-        return False
-    ((name, value),) = delta.items()
-    if not isinstance(value, str) or name in _ONCE:
-        return False
-    delta[name] = text
-    return True
+        return chunk, ""
+    holder: dict[str, Any] = choices[0].get("delta") or {}
+    calls = holder.get("tool_calls")
+    if len(holder) == 1 and type(calls) is list and len(calls) == 1:
+        call = calls[0]
+        holder = (type(call) is dict and call.keys() == _CALL_PIECE and call["function"]) or {}
+    if len(holder) != 1:
+        return chunk, ""
+    ((name, value),) = holder.items()
+    return (holder, name) if isinstance(value, str) and name not in _ONCE else (chunk, "")
+
+
+_CALL_PIECE = {"index", "function"}
+"""The fields of a tool call in a chunk that adds to its arguments."""
 
 
 def as_whole(events: Sequence[Event]) -> Event:
     """The events of a stream as the event of a plain answer. Raises `ValueError` if they are no answer."""
-    completion = fold(chunks_of(events))
-    whole = event_of(completion, orjson.dumps(completion))
+    completion = usual_completion(events) or fold(chunks_of(events))
     usage: Usage | None = None
     for event in events:
         if event.usage is not None:
             usage = merged(usage, event.usage)
-    return whole if usage is None or usage == whole.usage else whole._replace(usage=usage)
+    return event_of(completion, orjson.dumps(completion), usage)

@@ -1,4 +1,4 @@
-"""Joins chunks that arrived one by one to runs: fewer objects to keep, and to fold at the end."""
+"""Chunks that differ in their text only: joined to runs, and recognised where they continue another chunk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,34 @@ import orjson
 
 from codellama_proxy.core.sse import BETWEEN
 from codellama_proxy.core.types import Event
+
+Around = tuple[bytes, bytes]
+"""The bytes before and after the text in a chunk, which is a JSON string: its quotes are among them."""
+
+
+def around(text: str, body: bytes) -> Around | None:
+    """The bytes around the only JSON string in `body` that is `text`; `None` if there is not exactly one."""
+    quoted = orjson.dumps(text)
+    at = body.find(quoted)
+    if at < 0 or body.rfind(quoted) != at:
+        return None
+    return body[: at + 1], body[at + len(quoted) - 1 :]
+
+
+def says(body: bytes, text: str, place: Around) -> bool:
+    """Whether a chunk has nothing but `text` at this place, or the chunks of a run have parts of it there."""
+    before, after = place
+    end = body.find(BETWEEN)
+    is_run = end >= 0
+    if not is_run:
+        end = len(body)
+    if not body.startswith(before) or not body.endswith(after, len(before), end):
+        return False
+    try:
+        said = orjson.loads(b'"%b"' % body[len(before) : end - len(after)])
+    except ValueError:
+        return False
+    return text.startswith(said) if is_run else text == said
 
 
 def with_runs(events: Iterable[Event]) -> list[Event]:
