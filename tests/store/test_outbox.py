@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +14,12 @@ import pytest
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.store.interfaces import Outbox
+from codellama_proxy.store.postgres.connections import Connections
+from codellama_proxy.store.postgres.outbox import Outbox as ServerOutbox
 from codellama_proxy.store.sqlite.migrations import shipped
-from codellama_proxy.store.sqlite.outbox import MAX_BYTES, MAX_RECORDS, Outbox, put
+from codellama_proxy.store.sqlite.outbox import MAX_BYTES, MAX_RECORDS, put
+from codellama_proxy.store.sqlite.outbox import Outbox as FileOutbox
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.tracking.promptlayer.sender import (
     BATCH_SIZE,
@@ -27,6 +31,7 @@ from codellama_proxy.tracking.promptlayer.sender import (
 from codellama_proxy.upstream.dial import DialError
 from codellama_proxy.upstream.http import BytesBody, Response
 from tests.support.ledger_fixtures import NOW, Store, ask, end
+from tests.support.postgres_store import PostgresStore, prepared_database
 
 KEY = Secret("pl_0123456789")
 Answer = tuple[int, dict[str, Any]] | None
@@ -67,22 +72,47 @@ class Service:
         return
 
 
-Use = Callable[[Store, Outbox, PromptLayerSender, Service, Clock], Awaitable[None]]
+AnyStore = Store | PostgresStore
+Use = Callable[[AnyStore, Outbox, PromptLayerSender, Service, Clock], Awaitable[None]]
 
 
-def run(directory: Path, use: Use, key: Callable[[], Secret | None] = lambda: KEY) -> None:
-    async def main() -> None:
-        store, clock, service = Store(directory / "proxy.db"), Clock(), Service()
-        async with store.open():
-            reader = Reader(store.path)
-            await reader.open()
-            outbox = Outbox(store.writer, reader)
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStore:
+    """Of both database systems: what is promised of an outbox holds for either."""
+    if request.param == "sqlite":
+        return Store(tmp_path / "proxy.db")
+    return PostgresStore(prepared_database(request.getfixturevalue("postgres_databases")))
+
+
+@asynccontextmanager
+async def opened(store: AnyStore) -> AsyncIterator[Outbox]:
+    async with store.open():
+        if isinstance(store, PostgresStore):
+            connections = Connections(store.address)
             try:
-                await use(store, outbox, PromptLayerSender(outbox, service, key, clock.time), service, clock)
+                yield ServerOutbox(connections)
             finally:
-                await reader.close()
+                await connections.close()
+            return
+        reader = Reader(store.path)
+        await reader.open()
+        try:
+            yield FileOutbox(store.writer, reader)
+        finally:
+            await reader.close()
+
+
+def run(store: AnyStore, use: Use, key: Callable[[], Secret | None] = lambda: KEY) -> None:
+    async def main() -> None:
+        clock, service = Clock(), Service()
+        async with opened(store) as outbox:
+            await use(store, outbox, PromptLayerSender(outbox, service, key, clock.time), service, clock)
 
     asyncio.run(main())
+
+
+def waiting(store: AnyStore) -> int:
+    return int(store.value("select count(*) from outbox"))
 
 
 def numbered(number: int) -> bytes:
@@ -142,107 +172,107 @@ def test_an_emptied_outbox_starts_over() -> None:
         assert put(db, "request", "last", b"x" * (MAX_BYTES // 2)) == 0
 
 
-def test_a_record_is_written_with_its_settlement_or_not_at_all(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, *_: Any) -> None:
+def test_a_record_is_written_with_its_settlement_or_not_at_all(store: AnyStore) -> None:
+    async def use(store: AnyStore, outbox: Outbox, *_: Any) -> None:
         async with store.open() as ledger:
             request = ask()
             ledger.settle(end("req_never_admitted", record=b"{}"))
             await ledger.admit(request)
-            assert await outbox.waiting() == 0
+            assert waiting(store) == 0
             ledger.settle(end(request, record=b'{"first": 1}'))
             ledger.settle(end(request, record=b'{"second": 1}'))
             await ledger.request(request.request_id)
         (record,) = await outbox.due(NOW, 10)
         assert (record.request_id, record.body) == (request.request_id, b'{"first": 1}')
 
-    run(tmp_path, use)
+    run(store, use)
 
 
 # --- the sender --------------------------------------------------------------------------------------------
 
 
-def test_everything_is_sent_in_order_and_removed(tmp_path: Path) -> None:
+def test_everything_is_sent_in_order_and_removed(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         await fill(outbox, BATCH_SIZE * 2 + 1)
         pauses = [await delivery.round() for _ in range(4)]
         assert pauses == [0, 0, 0, POLL_SECONDS]
         assert [body["n"] for _, body in service.got] == list(range(BATCH_SIZE * 2 + 1))
-        assert await outbox.waiting() == 0
+        assert waiting(store) == 0
 
-    run(tmp_path, use)
+    run(store, use)
 
 
-def test_after_an_hour_of_outage_every_record_is_sent_with_few_attempts(tmp_path: Path) -> None:
+def test_after_an_hour_of_outage_every_record_is_sent_with_few_attempts(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         await fill(outbox, 50)
         service.answer = lambda _: None
         await pass_time(delivery, clock, 3600)
         assert service.tries < 3600 / MAX_PAUSE_SECONDS + 20
-        assert await outbox.waiting() == 50
+        assert waiting(store) == 50
         service.answer = lambda body: (201, {"id": body["n"] + 1})
         await pass_time(delivery, clock, 600)
         assert sorted(body["n"] for _, body in service.got) == list(range(50))
 
-    run(tmp_path, use)
+    run(store, use)
 
 
-def test_a_failing_record_does_not_block_others(tmp_path: Path) -> None:
+def test_a_failing_record_does_not_block_others(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         service.answer = lambda body: (500, {}) if body["n"] == 0 else (201, {"id": body["n"]})
         await fill(outbox, 40)
         await pass_time(delivery, clock, 60)
         assert len(service.got) == 39
-        assert await outbox.waiting() == 1
+        assert waiting(store) == 1
 
-    run(tmp_path, use)
+    run(store, use)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_rejected_record_is_dropped_immediately(tmp_path: Path, status: int) -> None:
+def test_a_rejected_record_is_dropped_immediately(store: AnyStore, status: int) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         service.answer = lambda _: (status, {})
         await fill(outbox, 3)
         assert await delivery.round() == 0
-        assert (delivery.dropped, await outbox.waiting()) == (3, 0)
+        assert (delivery.dropped, waiting(store)) == (3, 0)
 
-    run(tmp_path, use)
+    run(store, use)
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 429, 500, 503])
-def test_other_failures_keep_the_record(tmp_path: Path, status: int) -> None:
+def test_other_failures_keep_the_record(store: AnyStore, status: int) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         service.answer = lambda _: (status, {})
         await fill(outbox, 3)
         await pass_time(delivery, clock, 7200)
-        assert (delivery.dropped, await outbox.waiting()) == (0, 3)
+        assert (delivery.dropped, waiting(store)) == (0, 3)
 
-    run(tmp_path, use)
+    run(store, use)
 
 
-def test_retry_after_of_the_service_is_respected(tmp_path: Path) -> None:
+def test_retry_after_of_the_service_is_respected(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         service.answer = lambda _: (429, {"retry_after": 120})
         await fill(outbox, 1)
         assert await delivery.round() == 120
 
-    run(tmp_path, use)
+    run(store, use)
 
 
-def test_a_clock_set_back_delays_no_record(tmp_path: Path) -> None:
+def test_a_clock_set_back_delays_no_record(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         service.answer = lambda _: (500, {})
         await fill(outbox, 1)
@@ -252,30 +282,30 @@ def test_a_clock_set_back_delays_no_record(tmp_path: Path) -> None:
         await delivery.round()
         assert len(service.got) == 1
 
-    run(tmp_path, use)
+    run(store, use)
 
 
-def test_without_a_key_records_wait(tmp_path: Path) -> None:
+def test_without_a_key_records_wait(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         await fill(outbox, 1)
         assert await delivery.round() == POLL_SECONDS
-        assert (service.tries, await outbox.waiting()) == (0, 1)
+        assert (service.tries, waiting(store)) == (0, 1)
 
-    run(tmp_path, use, key=lambda: None)
+    run(store, use, key=lambda: None)
 
 
-def test_a_score_is_sent_after_its_request_with_its_id(tmp_path: Path) -> None:
+def test_a_score_is_sent_after_its_request_with_its_id(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         await outbox.add("request", "req_a", numbered(1))
         await outbox.add("score", "req_a", b'{"score": 90}')
         await outbox.add("score", "req_given_up", b'{"score": 1}')
         service.answer = lambda _: (500, {})
         await delivery.round()
-        assert await outbox.waiting() == 2
+        assert waiting(store) == 2
         assert delivery.dropped == 1
         service.answer = lambda _: (201, {"id": 41})
         await pass_time(delivery, clock, 60)
@@ -287,46 +317,46 @@ def test_a_score_is_sent_after_its_request_with_its_id(tmp_path: Path) -> None:
         await outbox.forget(clock.now + 1)
         assert not await outbox.knows("req_a")
 
-    run(tmp_path, use)
+    run(store, use)
 
 
 @pytest.mark.parametrize("answer", [b"", b"no json", b"[]", b'{"id": "x"}', b'{"id": true}'])
-def test_a_response_without_an_id_is_a_success(tmp_path: Path, answer: bytes) -> None:
+def test_a_response_without_an_id_is_a_success(store: AnyStore, answer: bytes) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         service.content = answer
         await fill(outbox, 1)
         await delivery.round()
-        assert await outbox.waiting() == 0
+        assert waiting(store) == 0
 
-    run(tmp_path, use)
+    run(store, use)
 
 
-def test_stopping_delivers_waiting_records_within_its_time(tmp_path: Path) -> None:
+def test_stopping_delivers_waiting_records_within_its_time(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         delivery.start()
         await fill(outbox, 30)
         await delivery.stop(5)
         assert len(service.got) == 30
 
-    run(tmp_path, use)
+    run(store, use)
 
 
-def test_stopping_does_not_wait_for_an_unreachable_service(tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_an_unreachable_service(store: AnyStore) -> None:
     async def use(
-        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+        store: AnyStore, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         service.answer = lambda _: None
         await fill(outbox, 30)
         delivery.start()
         async with asyncio.timeout(30):
             await delivery.stop(60)
-        assert await outbox.waiting() == 30
+        assert waiting(store) == 30
 
-    run(tmp_path, use)
+    run(store, use)
 
 
 def test_backoff_doubles_up_to_a_maximum() -> None:
