@@ -10,6 +10,7 @@ from codellama_proxy.openai_format.request import label
 JSON = b"application/json"
 NO_BEARER = "-"
 """The credential of a scheme other than Bearer: it matches no key."""
+CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 HINTS = (b"traceparent", b"tracestate")
 SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id", b"session-id", b"session_id")
 """Headers with the id of the client's session, the first one given counts (Claude Code, opencode, Codex)."""
@@ -67,6 +68,12 @@ class ClientHeaders:
         self._session: tuple[str | None, str | None] | None = None
         self._is_body_checked = False
         self._text: Mapping[str, str] | None = None
+
+    def with_credential(self, at: int, header: tuple[bytes, bytes]) -> ClientHeaders:
+        """The same headers with another value of the only credential. `at`: its index."""
+        other = ClientHeaders((*self._pairs[:at], header, *self._pairs[at + 1 :]))
+        other._session, other._is_body_checked = self._session, self._is_body_checked
+        return other
 
     def credential(self) -> str | None:
         """As the function. Raises `ProxyError`."""
