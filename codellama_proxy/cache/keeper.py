@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from codellama_proxy.cache.key import COMPLETE, CachedAnswer, CacheScope
-from codellama_proxy.cache.pending import UNREADABLE, PendingAnswer, completion_to_keep
+from codellama_proxy.cache.key import COMPLETE, MAX_CACHED_BYTES, CachedAnswer, storable
 from codellama_proxy.cache.query import CacheQuery
 from codellama_proxy.cache.reply import Reply
 from codellama_proxy.cache.semantic.selector import SemanticSelector
@@ -15,12 +14,13 @@ from codellama_proxy.cache.shared_answer import MAX_SHARED_BYTES, SharedAnswer
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
+from codellama_proxy.openai_format import folding
+from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES, completion_in
 
 FINISHED = COMPLETE | {None}
 """The finish reasons of the events of answers that may be stored."""
-Terms = tuple[bytes, CacheScope, str, int, str, tuple[str, ...], float, float]
-"""The first fields of a `PendingAnswer`."""
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""Exceptions of parsing an answer. The answer is then not stored or not replayed; the request is unaffected."""
 
 
 class AnswerKeeper:
@@ -33,7 +33,7 @@ class AnswerKeeper:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, query: CacheQuery, answer: SharedAnswer) -> None:
-        """Stores a complete answer. The cache's thread makes its completion, unless the answer is large or unusual."""
+        """Stores an answer if it is complete."""
         reply, batches, stream = answer.reply, answer.batches, answer.stream
         if reply is None or answer.size > MAX_SHARED_BYTES:
             return
@@ -42,10 +42,8 @@ class AnswerKeeper:
             return
         if answer.size > MAX_EVENT_LOOP_BYTES:
             self._later(self._keep_long(query, reply, events, stream=stream))
-        elif query.semantic is not None or not (stream or events[0].text):
+        else:
             self._put(query, reply, self._completion(events, stream=stream))
-        elif (terms := self._terms(query, reply)) is not None:
-            self._storage.put_pending(PendingAnswer(*terms, events, answer.size, stream))
 
     async def _keep_long(
         self, query: CacheQuery, reply: Reply, events: Sequence[Event], *, stream: bool
@@ -60,29 +58,21 @@ class AnswerKeeper:
             self._storage.troubles["unreadable"] += 1
             return None
 
-    def _terms(self, query: CacheQuery, reply: Reply) -> Terms | None:
-        """How an answer is stored; `None` if it must not be."""
+    def _put(self, query: CacheQuery, reply: Reply, event: Event | None) -> None:
+        """Stores a completion, also in the semantic backend."""
         deployment, asked, cache = reply.deployment, query.chain.models[0], query.snapshot.cache
         now = self._time.wall()
         expires = query.directives.expiry(cache.ttl, now)
+        if event is None or expires <= now:
+            return
         name, key = deployment.name, query.key
         if name != asked.name:
             model = query.chain.named(name)
             if model is None:
-                return None
+                return
             key = query.key_of(model)
-        if expires <= now:
-            return None
-        return key, query.scope, name, cache.max_entries, deployment.id, reply.dropped, now, expires
-
-    def _put(self, query: CacheQuery, reply: Reply, event: Event | None) -> None:
-        """Stores a completion, also in the semantic backend."""
-        terms = None if event is None else self._terms(query, reply)
-        if event is None or terms is None:
-            return
-        key, scope, model, most, deployment, dropped, now, expires = terms
-        answer = CachedAnswer(event, deployment, dropped, now, expires)
-        self._storage.put(key, answer, scope, model, most)
+        answer = CachedAnswer(event, deployment.id, reply.dropped, now, expires)
+        self._storage.put(key, answer, query.scope, name, cache.max_entries)
         if query.semantic is None or key != query.key:
             return
         backend = self._semantic.of(query.snapshot)
@@ -94,3 +84,14 @@ class AnswerKeeper:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def completion_to_keep(events: Sequence[Event], *, stream: bool) -> Event | None:
+    """The completion to store; `None` if it must not be stored. Raises `UNREADABLE` for an invalid answer."""
+    if sum([len(event.text) if stream else len(event.body) for event in events]) > MAX_CACHED_BYTES:
+        return None
+    event = folding.as_whole(events) if stream else events[0]
+    if len(event.body) > MAX_CACHED_BYTES or not storable(completion_in(event)):
+        return None
+    # As bytes only: without `completion`.
+    return Event(event.body, event.content, event.text, event.usage, event.finish_reason, event.model)

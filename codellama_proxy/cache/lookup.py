@@ -18,9 +18,8 @@ from codellama_proxy.cache.answer_source import (
     DirectCall,
     SubscribedAnswer,
 )
-from codellama_proxy.cache.keeper import AnswerKeeper
+from codellama_proxy.cache.keeper import UNREADABLE, AnswerKeeper
 from codellama_proxy.cache.key import CachedAnswer
-from codellama_proxy.cache.pending import UNREADABLE
 from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import converted
 from codellama_proxy.cache.semantic.embeddings import SemanticBackend, semantic_query

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from codellama_proxy.cache.key import CachedAnswer
-from codellama_proxy.cache.pending import PendingAnswer
 
 MAX_MEMORY_BYTES = 64 << 20
 """Maximum size of the answers in memory, including `ENTRY_OVERHEAD_BYTES` for each."""
 ENTRY_OVERHEAD_BYTES = 1024
-
-StoredAnswer = CachedAnswer | PendingAnswer
 
 
 class LruCache:
     """The most recently used answers, bounded by number and by bytes."""
 
     def __init__(self, most_bytes: int = MAX_MEMORY_BYTES) -> None:
-        self._answers: OrderedDict[bytes, StoredAnswer] = OrderedDict()
+        self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()
         self._most_bytes = most_bytes
         self.bytes = 0
 
@@ -28,13 +25,13 @@ class LruCache:
     def __contains__(self, key: bytes) -> bool:
         return key in self._answers
 
-    def get(self, key: bytes) -> StoredAnswer | None:
+    def get(self, key: bytes) -> CachedAnswer | None:
         found = self._answers.get(key)
         if found is not None:
             self._answers.move_to_end(key)
         return found
 
-    def put(self, key: bytes, answer: StoredAnswer, most: int) -> None:
+    def put(self, key: bytes, answer: CachedAnswer, most: int) -> None:
         if key in self._answers:
             self.drop(key)
         size = answer.size + ENTRY_OVERHEAD_BYTES
@@ -44,16 +41,6 @@ class LruCache:
         self.bytes += size
         while len(self._answers) > most or self.bytes > self._most_bytes:
             self.drop(next(iter(self._answers)))
-
-    def replace(self, key: bytes, old: StoredAnswer, new: StoredAnswer | None) -> None:
-        """Puts `new` in the place of `old`, or nothing, unless another answer is there by now."""
-        if self._answers.get(key) is not old:
-            return
-        if new is None:
-            self.drop(key)
-        else:
-            self._answers[key] = new
-            self.bytes += new.size - old.size
 
     def drop(self, key: bytes) -> None:
         found = self._answers.pop(key, None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,6 @@ from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.cache.memory import MAX_MEMORY_BYTES, LruCache
-from codellama_proxy.cache.pending import PendingAnswer, ReadyAnswer
 from codellama_proxy.store.errors import StoreError
 
 DELETE_BATCH_ROWS = 200
@@ -38,7 +36,7 @@ PAUSE_SECONDS = 5.0
 T = TypeVar("T")
 
 
-Write = ReadyAnswer | PendingAnswer | Callable[[sqlite3.Connection], Any]
+Write = Row | Callable[[sqlite3.Connection], Any]
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +52,8 @@ class CacheStorage:
         self._db: sqlite3.Connection | None = None
         self._known: dict[bytes, None] = {}
         """The keys in the file, the oldest answer's first."""
+        self._most = 0
+        """How many answers may be stored, by the latest one."""
         self._version = 0
         self._paused_until = float("-inf")
         self._queued: list[Write] = []
@@ -78,8 +78,6 @@ class CacheStorage:
     async def find(self, key: bytes, scope: CacheScope) -> CachedAnswer | None:
         """The answer, from memory or from the file; `None` if there is none."""
         kept = self.memory.get(key)
-        if isinstance(kept, PendingAnswer):
-            kept = self._keep_made(kept)
         if kept is not None or key not in self._known:
             return kept
         found = await self._on_thread(lambda db: self._read(db, key, scope))
@@ -91,21 +89,11 @@ class CacheStorage:
         """Whether an answer is in memory or, unless it was deleted since, in the file."""
         return key in self._known or key in self.memory
 
-    def _keep_made(self, pending: PendingAnswer) -> CachedAnswer | None:
-        """The answer, which is then kept in memory instead of its events."""
-        answer = pending.answer(self.troubles)
-        self.memory.replace(pending.key, pending, answer)
-        return answer
-
     def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
         """Stores an answer; at most `most` answers in total. Never waits."""
         self.memory.put(key, answer, most)
-        self.write(ReadyAnswer(key, answer, scope, model, most))
-
-    def put_pending(self, pending: PendingAnswer) -> None:
-        """As `put`, for an answer whose completion is made later."""
-        self.memory.put(pending.key, pending, pending.most)
-        self.write(pending)
+        self._most = most
+        self.write(Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer))
 
     def drop(self, key: bytes) -> None:
         self.memory.drop(key)
@@ -115,8 +103,6 @@ class CacheStorage:
         """Queues a change of the file; drops it if `MAX_QUEUED_WRITES` are waiting."""
         if self._wanted - self._written >= MAX_QUEUED_WRITES:
             self.troubles["slow"] += 1
-            if isinstance(change, PendingAnswer):
-                self._keep_made(change)  # the thread will not do it, and events take more memory
             return
         self._wanted += 1
         self._queued.append(change)
@@ -132,21 +118,14 @@ class CacheStorage:
         if not batch:
             return
 
-        loop = asyncio.get_running_loop()
-
         def write_all() -> None:
             try:
-                self._make_all(batch, loop)
                 self._guarded(lambda db: self._write_all(db, batch))
             finally:
                 self._written += len(batch)
 
         with suppress(RuntimeError):  # closed
             self._thread.submit(write_all)
-
-    def _keep_all_made(self, pending: Sequence[PendingAnswer]) -> None:
-        for one in pending:
-            self._keep_made(one)
 
     async def maintain(self, now: float, most: int) -> None:
         """Deletes a batch of expired and surplus answers; detects purges by other processes."""
@@ -171,19 +150,6 @@ class CacheStorage:
             return None
 
     # --- on the thread ---------------------------------------------------------------------------------------
-
-    def _make_all(self, batch: Sequence[Write], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes the completions that are to be written."""
-        changed = []
-        for pending in batch:
-            if isinstance(pending, PendingAnswer):
-                answer = pending.answer(self.troubles)
-                if pending.stream or answer is None:
-                    changed.append(pending)
-                    time.sleep(0)  # hands over the interpreter: requests come first
-        if changed:
-            with suppress(RuntimeError):  # closed
-                loop.call_soon_threadsafe(self._keep_all_made, changed)
 
     def _guarded(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result of `use`; on an SQLite or I/O error it is counted and the result is `None`."""
@@ -235,40 +201,32 @@ class CacheStorage:
         """
         db.execute("begin immediate")
         try:
-            puts: list[ReadyAnswer | PendingAnswer] = []
+            rows: list[Row] = []
             if answer_file.version(db) != self._version:
-                batch = [change for change in batch if not isinstance(change, ReadyAnswer | PendingAnswer)]
+                batch = [change for change in batch if not isinstance(change, Row)]
             for change in batch:
-                if isinstance(change, ReadyAnswer | PendingAnswer):
-                    puts.append(change)
+                if isinstance(change, Row):
+                    rows.append(change)
                 else:
-                    self._put(db, puts)
-                    puts = []
+                    self._put(db, rows)
+                    rows = []
                     change(db)
-            self._put(db, puts)
+            self._put(db, rows)
             db.execute("commit")
         except BaseException:
             if db.in_transaction:
                 db.execute("rollback")
             raise
 
-    def _put(self, db: sqlite3.Connection, puts: Sequence[ReadyAnswer | PendingAnswer]) -> None:
-        if not puts:
+    def _put(self, db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        if not rows:
             return
-        latest = {row.key: row for put in puts if (row := self._row(put)) is not None}
+        latest = {row.key: row for row in rows}
         answer_file.put(db, [*latest.values()])
         for key in latest:
             self._known.pop(key, None)
             self._known[key] = None
-        self._shrink(db, puts[-1].most, max(len(latest), DELETE_BATCH_ROWS))
-
-    def _row(self, put: ReadyAnswer | PendingAnswer) -> Row | None:
-        """`None` for an answer that must not be stored."""
-        answer = put.answer(self.troubles) if isinstance(put, PendingAnswer) else put.answer
-        if answer is None:
-            return None
-        scope = put.scope
-        return Row(put.key, f"{scope.kind}:{scope.name}", scope.project, put.model, answer)
+        self._shrink(db, self._most, max(len(latest), DELETE_BATCH_ROWS))
 
     def _drop(self, db: sqlite3.Connection, key: bytes) -> None:
         answer_file.drop(db, [key])

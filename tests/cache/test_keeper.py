@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
+from codellama_proxy.cache.keeper import UNREADABLE, completion_to_keep
 from codellama_proxy.cache.key import MAX_CACHED_BYTES
-from codellama_proxy.cache.pending import completion_to_keep
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import completion_event
 from codellama_proxy.openai_format.folding import as_stream
@@ -33,3 +33,9 @@ def test_the_parsed_completion_does_not_stay_in_memory(stream: bool) -> None:
 )
 def test_incomplete_empty_and_long_answers_are_not_kept(event: Event, stream: bool) -> None:
     assert completion_to_keep(as_stream(event) if stream else [event], stream=stream) is None
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"choices": [1]}', b'{"choices": []}'])
+def test_what_is_no_answer_is_unreadable(body: bytes) -> None:
+    with pytest.raises(UNREADABLE):
+        completion_to_keep([Event(body)], stream=True)

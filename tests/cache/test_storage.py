@@ -13,11 +13,8 @@ import pytest
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.cache.memory import ENTRY_OVERHEAD_BYTES, LruCache
-from codellama_proxy.cache.pending import PendingAnswer
 from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, MAX_QUEUED_WRITES, CacheStorage
-from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import whole_event
-from codellama_proxy.openai_format.folding import as_stream
 
 TEAM = CacheScope("project", "team", "team")
 OTHER = CacheScope("project", "other", "other")
@@ -29,11 +26,6 @@ def answer(text: str = "hi", created_at: float = 1000.0, expires_at: float = 200
     usage = {"prompt_tokens": 3, "completion_tokens": 1}
     body = orjson.dumps({"model": "m", "choices": [choice], "usage": usage})
     return CachedAnswer(whole_event(body), "a#1", ("logprobs",), created_at, expires_at)
-
-
-def pending(*events: Event, stream: bool = True) -> PendingAnswer:
-    size = sum(len(event.body) for event in events)
-    return PendingAnswer(key(), TEAM, "a", 10, "a#1", ("logprobs",), 1000.0, 2000.0, events, size, stream)
 
 
 def key(number: int = 0) -> bytes:
@@ -180,80 +172,6 @@ def test_memory_is_bounded_by_bytes() -> None:
     assert len(memory) == 3, "what has no room at all drives nothing out"
     memory.clear()
     assert memory.bytes == 0
-
-
-async def written(answers: CacheStorage) -> None:
-    """Returns when all writes are done, and the event loop knows of them."""
-    await answers.read(lambda _: None)
-    await asyncio.sleep(0)
-
-
-def test_a_stream_is_found_as_a_completion_at_once_and_after_a_restart(path: Path) -> None:
-    chunks = as_stream(answer("hello").event)
-
-    async def use(answers: CacheStorage) -> None:
-        answers.put_pending(pending(*chunks))
-        found = await answers.find(key(), TEAM)
-        assert found is not None
-        assert (
-            orjson.loads(found.event.body)["choices"] == orjson.loads(answer("hello").event.body)["choices"]
-        )
-        await written(answers)
-        assert await answers.find(key(), TEAM) == found
-
-    async def restarted(answers: CacheStorage) -> None:
-        found = await answers.find(key(), TEAM)
-        assert found is not None
-        assert b"hello" in found.event.body
-
-    play(path, use)
-    play(path, restarted)
-
-
-def test_the_chunks_of_a_stream_do_not_stay_in_memory(path: Path) -> None:
-    chunks = as_stream(answer("hello").event)
-
-    async def use(answers: CacheStorage) -> None:
-        answers.put_pending(pending(*chunks))
-        await written(answers)
-        kept = answers.memory.get(key())
-        assert kept is not None
-        assert not isinstance(kept, PendingAnswer)
-        assert answers.memory.bytes == kept.size + ENTRY_OVERHEAD_BYTES
-
-    play(path, use)
-
-
-CUT_OFF = b'{"choices": [{"index": 0, "delta": {"content": "hel"}, "finish_reason": "length"}]}'
-
-
-@pytest.mark.parametrize("looked_up", [False, True])
-@pytest.mark.parametrize(("chunk", "troubles"), [(Event(CUT_OFF), {}), (Event(b"{"), {"unreadable": 1})])
-def test_a_stream_that_must_not_be_stored_is_not_found(
-    path: Path, chunk: Event, troubles: dict[str, int], looked_up: bool
-) -> None:
-    async def use(answers: CacheStorage) -> None:
-        answers.put_pending(pending(chunk))
-        if looked_up:
-            assert await answers.find(key(), TEAM) is None
-        await written(answers)
-        assert len(answers.memory) == answers.memory.bytes == 0
-        assert not answers.may_have(key())
-
-    assert play(path, use).troubles == troubles
-    assert rows(path) == []
-
-
-def test_a_newer_answer_is_not_replaced_by_an_older_one(path: Path) -> None:
-    async def use(answers: CacheStorage) -> None:
-        answers.put_pending(pending(*as_stream(answer("old").event)))
-        answers._submit_batch()
-        answers.put(key(), answer("new"), TEAM, "a", 10)
-        await written(answers)
-        assert await answers.find(key(), TEAM) == answer("new")
-
-    play(path, use)
-    assert b"new" in rows(path)[0][2]
 
 
 def test_storing_a_key_again_replaces_its_answer(path: Path) -> None:
@@ -420,13 +338,11 @@ def test_writes_beyond_the_queue_limit_are_dropped(path: Path) -> None:
     assert len(rows(path)) + found.troubles["slow"] == 3000
 
 
-def test_an_answer_beyond_the_queue_limit_is_kept_in_memory_without_its_chunks(path: Path) -> None:
+def test_an_answer_beyond_the_queue_limit_is_kept_in_memory(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
         for _ in range(MAX_QUEUED_WRITES):
             answers.write(lambda db: None)
-        answers.put_pending(pending(*as_stream(answer("hello").event)))
-        kept = answers.memory.get(key())
-        assert isinstance(kept, CachedAnswer)
-        assert answers.memory.bytes == kept.size + ENTRY_OVERHEAD_BYTES
+        answers.put(key(), answer(), TEAM, "a", 10)
+        assert await answers.find(key(), TEAM) == answer()
 
     assert play(path, use).troubles == {"slow": 1}
