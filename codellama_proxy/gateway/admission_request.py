@@ -13,7 +13,7 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequest, DeploymentRequests
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing import extras, output_bounds
-from codellama_proxy.pricing.extras import Extra, is_plain
+from codellama_proxy.pricing.extras import Extra
 from codellama_proxy.pricing.plausible_usage import OWN_TOKENS, Bounds
 from codellama_proxy.providers.common.output_limits import narrowed_max_tokens
 from codellama_proxy.request.context import RequestContext
@@ -100,8 +100,7 @@ def _bounds(
     requests: DeploymentRequests,
     deployments: Sequence[Deployment],
 ) -> _Bounds:
-    plain = is_plain(request)
-    if plain:
+    if requests.plain:
         attached, shared = _NO_MEDIA, _text_bound(request, 0)
     else:
         attached, shared = _shared_bound(request)
@@ -112,7 +111,7 @@ def _bounds(
     for deployment in deployments:
         at = requests.at(deployment)
         candidate = at.candidate
-        if plain and not deployment.params:  # all of it depends on the deployment alone
+        if at.plain:
             paid, count = _NO_EXTRAS, 1
             own, more = candidate.max_plain_own_tokens, candidate.plain_unbounded_tokens
         else:

@@ -23,6 +23,7 @@ from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 PLAIN_ROLES = ROLES - {"tool"}
 """Those whose messages need no other field."""
+TEXT_ROLES = ("user", "assistant", "system")
 SYSTEM_ROLES = {"system", "developer"}
 CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 """What marks the cacheable prefix of a prompt, in a message, a part of its content or a tool."""
@@ -37,6 +38,17 @@ TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_i
 """Keys of `metadata` for prompt tracking, never sent upstream."""
 
 Message = Mapping[str, Any]
+
+
+class Texts(list[Message]):
+    """Messages that have only a role of `TEXT_ROLES` and a text, as most do: providers of chats take them as they are.
+
+    Whoever changes or adds a message makes another list.
+    """
+
+    __slots__ = ()
+
+
 Endpoint = Literal["chat/completions", "completions", "embeddings"]
 MODES: Mapping[Endpoint, str] = {
     "chat/completions": "chat",
@@ -89,9 +101,13 @@ class InferenceRequest(NamedTuple):
     needed_tool: str = ""
     """A tool of the client's dialect that the request is about and that only a relay has; translations refuse it."""
 
-    def with_content(self, messages: Sequence[Message], params: Mapping[str, Any]) -> InferenceRequest:
-        """A copy with these messages and parameters: every attempt needs one, and `_replace` is slow."""
-        return InferenceRequest(self.model, messages, self.stream, self.include_usage, params, *self[5:])
+    def with_content(
+        self, messages: Sequence[Message], params: Mapping[str, Any], native: Native | None
+    ) -> InferenceRequest:
+        """A copy with other content: every attempt needs one, and `_replace` is slow."""
+        model, _, stream, include_usage = self[:4]
+        values = model, messages, stream, include_usage, params, *self[5:14], native, *self[15:]
+        return tuple.__new__(InferenceRequest, values)
 
     def from_dialect(
         self,
@@ -105,12 +121,7 @@ class InferenceRequest(NamedTuple):
     ) -> InferenceRequest:
         """A copy that says what it was translated from; faster than `_replace` as well."""
         values = *self[:3], include_usage, *self[4:13], dialect, native, soft, ignored, needed_tool
-        return InferenceRequest(*values)
-
-    def with_native(self, native: Native | None, params: Mapping[str, Any]) -> InferenceRequest:
-        """A copy with this request in its own dialect, and these parameters; faster than `_replace` as well."""
-        values = *self[:4], params, *self[5:14], native, *self[15:]
-        return InferenceRequest(*values)
+        return tuple.__new__(InferenceRequest, values)
 
     @property
     def shown_endpoint(self) -> str:
@@ -229,17 +240,31 @@ def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Messag
     if prompt is not None:
         if messages is not None:
             raise invalid_value("prompt", "Give either 'prompt' or 'messages', not both.")
-        return [{"role": "user", "content": prompt}]
+        return Texts([{"role": "user", "content": prompt}])
     if messages is None:
         raise ProxyError(
             "missing_required_parameter", "'messages' (or 'prompt') is required.", param="messages"
         )
     if not messages:
         raise invalid_value("messages", "'messages' must not be empty.")
+    if (texts := texts_of(messages)) is not None:
+        return texts
     for index, message in enumerate(messages):
         if not _is_plain(message):
             _check_message(message, f"messages[{index}]")
     return messages
+
+
+def texts_of(messages: Any) -> Texts | None:
+    """The messages, if they are a list with nothing but `Texts`."""
+    if type(messages) is not list:
+        return None
+    for message in messages:
+        if type(message) is not dict or len(message) != 2 or type(message.get("content")) is not str:
+            return None
+        if message.get("role") not in TEXT_ROLES:
+            return None
+    return Texts(messages)
 
 
 def _is_plain(message: Any) -> bool:

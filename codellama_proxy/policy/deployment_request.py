@@ -15,7 +15,7 @@ from codellama_proxy.openai_format.request import InferenceRequest, Native, answ
 from codellama_proxy.policy import privileged_fields
 from codellama_proxy.policy.guardrail import request_for, with_entry_params
 from codellama_proxy.policy.project_rules import Candidate, ProjectRules
-from codellama_proxy.pricing.extras import Extra, extras_of, paid, priced_fields
+from codellama_proxy.pricing.extras import Extra, extras_of, is_plain, paid, priced_fields
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -23,10 +23,22 @@ NOTHING: frozenset[str] = frozenset()
 class DeploymentRequest:
     """One request for one deployment."""
 
-    __slots__ = ("_bounded", "_extras", "_policy", "candidate", "deployment", "native", "params", "request")
+    __slots__ = (
+        "_bounded",
+        "_extras",
+        "_policy",
+        "candidate",
+        "deployment",
+        "native",
+        "params",
+        "plain",
+        "request",
+    )
 
-    def __init__(self, request: InferenceRequest, candidate: Candidate, client_system: str) -> None:
-        """`client_system`: the guardrail's policy for system messages of the client."""
+    def __init__(
+        self, request: InferenceRequest, candidate: Candidate, client_system: str, *, plain: bool
+    ) -> None:
+        """`client_system`: the guardrail's policy for system messages of the client; `plain`: as of `is_plain`."""
         self.request = request
         """The request as the client sent it."""
         self.candidate = candidate
@@ -41,6 +53,8 @@ class DeploymentRequest:
 
         `None` if this deployment gets a translation.
         """
+        self.plain = plain and self.native is None and not candidate.deployment.params
+        """It has one answer and no extras, and its bounds depend on its length and the deployment alone."""
 
     def _relayed(self, native: Native) -> Native | None:
         if self.request.dialect not in self.deployment.relays:
@@ -59,7 +73,7 @@ class DeploymentRequest:
     def _with_own_params(self) -> InferenceRequest:
         if self.request.native is None and not self.deployment.params:
             return self.request
-        return self.request.with_native(self.native, self.params)
+        return self.request.with_content(self.request.messages, self.params, self.native)
 
     @property
     def answers(self) -> int:
@@ -70,7 +84,7 @@ class DeploymentRequest:
     def extras(self) -> list[Extra]:
         """The features it uses that cost extra."""
         if self._extras is None:
-            self._extras = extras_of(self._with_own_params)
+            self._extras = [] if self.plain else extras_of(self._with_own_params)
         return self._extras
 
     @property
@@ -85,11 +99,8 @@ class DeploymentRequest:
     def bounded(self, max_tokens: int | None) -> InferenceRequest:
         """The request with the guardrail, the entry's parameters and the ledger's bound `max_tokens`, if any."""
         if self._bounded is None or self._bounded[0] != max_tokens:
-            here = request_for(
-                self.request, self.deployment, self.candidate.guardrail_text, self._policy, max_tokens
-            )
-            if self.request.native is not None:
-                here = here.with_native(self.native, here.params)
+            text = self.candidate.guardrail_text
+            here = request_for(self.request, self.deployment, text, self._policy, max_tokens, self.native)
             self._bounded = max_tokens, here
         return self._bounded[1]
 
@@ -117,11 +128,13 @@ class DeploymentRequest:
 class DeploymentRequests:
     """One request for each of its candidates, computed on demand."""
 
-    __slots__ = ("_by_id", "request", "rules")
+    __slots__ = ("_by_id", "plain", "request", "rules")
 
     def __init__(self, request: InferenceRequest, rules: ProjectRules) -> None:
         self.request = request
         self.rules = rules
+        self.plain = is_plain(request)
+        """As of the function; for candidates that get a translation of a request in another dialect."""
         self._by_id: dict[str, DeploymentRequest] = {}
 
     def at(self, deployment: Deployment) -> DeploymentRequest:
@@ -130,7 +143,7 @@ class DeploymentRequests:
         if known is None:
             rules = self.rules
             known = DeploymentRequest(
-                self.request, rules.candidate(deployment), rules.guardrail.client_system
+                self.request, rules.candidate(deployment), rules.guardrail.client_system, plain=self.plain
             )
             self._by_id[deployment.id] = known
         return known

@@ -8,7 +8,7 @@ from typing import Any
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import CHAT_ONLY, MAX_TOKENS_FIELDS
-from codellama_proxy.openai_format.request import SYSTEM_ROLES, InferenceRequest, Message
+from codellama_proxy.openai_format.request import SYSTEM_ROLES, InferenceRequest, Message, Native, Texts
 from codellama_proxy.policy import privileged_fields as privileged
 
 
@@ -22,20 +22,28 @@ def check_client_system(messages: Sequence[Message], policy: str) -> None:
             raise invalid_value(at, "System messages are set by this proxy and not accepted from clients.")
 
 
-def apply_guardrail(messages: Sequence[Message], text: str, policy: str) -> list[Message]:
+def apply_guardrail(messages: Sequence[Message], text: str, policy: str) -> Sequence[Message]:
     """The guardrail `text` as the first system message, then the client's; `policy` may drop system ones."""
     if policy == "drop":
-        messages = [message for message in messages if message["role"] not in SYSTEM_ROLES]
-    first = [{"role": "system", "content": text}] if text else []
-    return [*first, *messages]
+        kept = [message for message in messages if message["role"] not in SYSTEM_ROLES]
+        messages = Texts(kept) if type(messages) is Texts else kept
+    if not text:
+        return messages
+    first = {"role": "system", "content": text}
+    return Texts([first, *messages]) if type(messages) is Texts else [first, *messages]
 
 
 def request_for(
-    chat: InferenceRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
+    chat: InferenceRequest,
+    deployment: Deployment,
+    text: str,
+    policy: str,
+    max_tokens: int | None,
+    native: Native | None = None,
 ) -> InferenceRequest:
     """The request as this deployment receives it: with guardrail, the entry's `params` and the bound `max_tokens`.
 
-    The client's privileged fields are left out.
+    `native`: the same in the client's dialect, if that is relayed. The client's privileged fields are left out.
     """
     chat = privileged.without(chat)
     if chat.endpoint != "chat/completions":
@@ -51,7 +59,7 @@ def request_for(
         for name in MAX_TOKENS_FIELDS:
             params.pop(name, None)
         params[chat.max_tokens_field] = bound
-    return chat.with_content(messages, params)
+    return chat.with_content(messages, params, native)
 
 
 def with_entry_params(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from codellama_proxy.core.snapshot import Deployment, Price
 from codellama_proxy.core.types import Usage
 from codellama_proxy.native.blocks import NESTED_FIELDS, has_hour, without_hours
 from codellama_proxy.native.forms import edited, form_of
-from codellama_proxy.openai_format.request import InferenceRequest, Message
+from codellama_proxy.openai_format.request import InferenceRequest, Message, Texts
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
 MAX_UNBOUNDED_CALLS = 10
@@ -84,14 +84,19 @@ def priced_fields(chat: InferenceRequest) -> Mapping[str, Any]:
 
 
 def is_plain(chat: InferenceRequest) -> bool:
-    """Whether a chat has text only and no option that changes what an answer of a given length costs at most."""
-    if chat.native is not None or chat.endpoint != "chat/completions" or not OPTIONS.isdisjoint(chat.params):
+    """Whether a chat has text only and no option that changes what an answer of a given length costs at most.
+
+    Options that only its native form has are not looked for.
+    """
+    if chat.endpoint != "chat/completions" or not OPTIONS.isdisjoint(chat.params):
         return False
     return not beyond_text(chat.messages)
 
 
 def beyond_text(messages: Sequence[Message]) -> list[Message]:
     """The messages that are more than a text: those that can have media and cache marks."""
+    if type(messages) is Texts:
+        return []
     return [
         one for one in messages if type(one.get("content")) is not str or not MARKED_FIELDS.isdisjoint(one)
     ]

@@ -10,7 +10,7 @@ from codellama_proxy.core.snapshot import Price, Tariff
 from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.admission_request import admission_request
 from codellama_proxy.limits.admission import AdmissionRequest
-from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.openai_format.request import InferenceRequest, Native, texts_of
 from codellama_proxy.pricing.extras import is_plain
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.chain import Chain
@@ -33,6 +33,7 @@ deployments = st.builds(
     ),
     price=st.sampled_from([None, Price(10, 20, 1, 30), TIERED]),
     context_window=st.sampled_from([None, 50, 2000, 10**6]),
+    relays=st.sampled_from([frozenset(), frozenset({"messages"})]),
     params=st.sampled_from([{}, {"temperature": 0.5}, {"service_tier": "flex"}, {"n": 2}]),
 )
 messages = st.fixed_dictionaries(
@@ -51,11 +52,21 @@ params = st.fixed_dictionaries(
         "cache_control": st.just(HOUR),
     },
 )
+natives = st.sampled_from(
+    [None, Native({}, {}), Native({"tools": [{"type": "web_search_20250305"}], "service_tier": "flex"}, {})]
+)
 requests = st.builds(
-    lambda found, given, size: chat(messages=found, params=given, size=size),
+    lambda found, given, size, native: chat(
+        messages=texts_of(found) or found,
+        params=given,
+        size=size,
+        native=native,
+        dialect="chat" if native is None else "messages",
+    ),
     st.lists(messages, max_size=3),
     params,
     st.integers(0, 300),
+    natives,
 )
 
 

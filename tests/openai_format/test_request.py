@@ -265,9 +265,9 @@ def test_many_fields_and_long_names_of_fields_are_refused() -> None:
 def test_a_copy_with_other_content_differs_in_nothing_else() -> None:
     every = InferenceRequest(*range(len(InferenceRequest._fields)))  # type: ignore[arg-type]
     messages, params = [{"role": "user", "content": "x"}], {"n": 1}
-    assert every.with_content(messages, params) == every._replace(messages=messages, params=params)
     native = Native({"n": 2}, {})
+    changed = every._replace(messages=messages, params=params, native=native)
+    assert every.with_content(messages, params, native) == changed
     said = {"include_usage": True, "soft": frozenset({"n"}), "ignored": ("n",), "needed_tool": "t"}
     told = every._replace(dialect="messages", native=native, **said)
     assert every.from_dialect("messages", native, **said) == told  # type: ignore[arg-type]
-    assert every.with_native(native, params) == every._replace(native=native, params=params)

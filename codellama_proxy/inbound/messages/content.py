@@ -27,6 +27,7 @@ from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.inbound.tool_names import wire_name
 from codellama_proxy.native.messages import is_billing_header
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
+from codellama_proxy.openai_format.request import Message, Texts, texts_of
 
 PDF_NAME = "document.pdf"
 SIGNED_FIELDS = ("type", "thinking", "signature", "data")
@@ -40,7 +41,7 @@ Block = Mapping[str, Any]
 class Conversation:
     """The messages, and what system messages say about other fields."""
 
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     effort: Any = None
     """The last `output_config.effort` of a system message."""
     removed_tools: set[str] = field(default_factory=set)
@@ -50,6 +51,8 @@ class Conversation:
 
 def conversation(system: Any, messages: Any, left_out: LeftOut, seals: Seals | None = None) -> Conversation:
     """The whole conversation in OpenAI's form. Raises `ProxyError`."""
+    if (texts := _texts(system, messages)) is not None:
+        return Conversation(texts, left_out=left_out)
     found = Conversation(left_out=left_out, seals=seals)
     _add(found.messages, "system", _system(system, "system", left_out))
     if messages is None:
@@ -63,6 +66,21 @@ def conversation(system: Any, messages: Any, left_out: LeftOut, seals: Seals | N
     if all(message["role"] == "system" for message in found.messages):
         raise invalid_value("messages", "'messages' must have at least one message with content.")
     return found
+
+
+def _texts(system: Any, messages: Any) -> Texts | None:
+    """A conversation that consists of texts, with a system prompt at most at its beginning; `None` for any other."""
+    found = texts_of(messages)
+    if not found:
+        return None
+    for message in found:
+        if message["role"] == "system" or not message["content"].strip():
+            return None
+    if system is None:
+        return found
+    if type(system) is not str or not system.strip() or is_billing_header(system):
+        return None
+    return Texts([{"role": "system", "content": system}, *found])
 
 
 def _turn(message: Any, at: str) -> tuple[str, Block]:
@@ -91,7 +109,7 @@ def _convert(found: Conversation, role: str, message: Block, at: str, *, is_answ
         _convert_user(found, blocks)
 
 
-def _add(messages: list[dict[str, Any]], role: str, parts: list[Part], **fields: Any) -> None:
+def _add(messages: list[Message], role: str, parts: list[Part], **fields: Any) -> None:
     """Adds a message; one without content or other fields is left out."""
     if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         messages.append({"role": role, "content": parts[0]["text"], **fields})

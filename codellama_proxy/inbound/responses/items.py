@@ -15,7 +15,7 @@ from codellama_proxy.inbound.responses.content import content_of, text_of
 from codellama_proxy.inbound.responses.refusals import check_no_ids, stored
 from codellama_proxy.inbound.responses.tools import function_name, names_of
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
-from codellama_proxy.openai_format.request import Message
+from codellama_proxy.openai_format.request import Message, Texts, texts_of
 
 OpenSealed = Callable[[str], Mapping[str, Any] | None]
 """The content of a reasoning item that was sealed here, `None` for any other."""
@@ -33,10 +33,13 @@ NO_TEXT = " "
 """The content of an assistant message of reasoning alone: several providers refuse an empty one."""
 
 
-def messages_of(given: str | Sequence[Any], open_sealed: OpenSealed) -> tuple[list[Message], list[str]]:
+def messages_of(given: str | Sequence[Any], open_sealed: OpenSealed) -> tuple[Sequence[Message], list[str]]:
     """The messages, and the names of what is left out. Raises `ProxyError` with status 400 and `param`."""
     if isinstance(given, str):
-        return [{"role": "user", "content": given}], []
+        return Texts([{"role": "user", "content": given}]), []
+    texts = texts_of(given)
+    if texts is not None and not any(message["role"] == "assistant" for message in texts):
+        return texts, []
     folder = _Folder(open_sealed)
     for index, item in enumerate(given):
         folder.add(item, f"input[{index}]")

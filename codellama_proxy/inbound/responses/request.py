@@ -7,7 +7,7 @@ month. (platform.openai.com/docs/api-reference/responses/create)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
@@ -18,7 +18,7 @@ from codellama_proxy.inbound.responses.tools import choice_of, offered
 from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.fields import check_fields, invalid_type, invalid_value, parse_json
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_INT, Parameter
-from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, request_of
+from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, Texts, request_of
 
 SAME_NAMES = (
     *("model", "stream", "temperature", "top_p", "user", "metadata", "service_tier", "parallel_tool_calls"),
@@ -98,16 +98,19 @@ def _no_seals(_: str) -> None:
     """Opens nothing."""
 
 
-def _messages(known: Mapping[str, Any], open_sealed: OpenSealed) -> tuple[list[Message], list[str]]:
+def _messages(known: Mapping[str, Any], open_sealed: OpenSealed) -> tuple[Sequence[Message], list[str]]:
     instructions = known.get("instructions")
-    first: list[Message] = [{"role": "system", "content": instructions}] if instructions else []
+    first = [{"role": "system", "content": instructions}] if instructions else []
     given = known.get("input")
     if not given and not first:
         raise ProxyError("missing_required_parameter", "'input' is required.", param="input")
     messages, ignored = messages_of(given or [], open_sealed)
     if not messages and not first:
         raise invalid_value("input", "'input' must have at least one message.")
-    return [*first, *messages], ignored
+    if not first:
+        return messages, ignored
+    whole = [*first, *messages]
+    return (Texts(whole) if type(messages) is Texts else whole), ignored
 
 
 def _renamed(known: Mapping[str, Any]) -> dict[str, Any]:

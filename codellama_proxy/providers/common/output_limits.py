@@ -61,8 +61,8 @@ def _limit_of(model: str) -> int | None:
 
 def narrowed_max_tokens(chat: InferenceRequest, deployment: Deployment) -> int | None:
     """The bound on the answer that fits the model, if the client's is above it and only a ceiling; else `None`."""
-    wanted = chat.max_tokens
-    if wanted is None or chat.max_tokens_field not in chat.soft:
+    soft = chat.soft
+    if not soft or chat.max_tokens_field not in soft or (wanted := chat.max_tokens) is None:
         return None
     limit = output_limit(deployment)
     most = wanted if limit is None else min(wanted, limit)
@@ -77,7 +77,7 @@ def narrowed(chat: InferenceRequest, deployment: Deployment) -> InferenceRequest
     if most is None:
         return chat
     kept = {name: value for name, value in chat.params.items() if name not in MAX_TOKENS_FIELDS}
-    return chat.with_content(chat.messages, {**kept, chat.max_tokens_field: most})
+    return chat.with_content(chat.messages, {**kept, chat.max_tokens_field: most}, chat.native)
 
 
 def _room(chat: InferenceRequest, window: int, wanted: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.openai_format.request import CACHE_MARKS, SYSTEM_ROLES, InferenceRequest, Message
+from codellama_proxy.openai_format.request import CACHE_MARKS, SYSTEM_ROLES, InferenceRequest, Message, Texts
 from codellama_proxy.providers.common.output_limits import narrowed
 
 NO_OUTPUT = "(no output)"
@@ -41,9 +41,24 @@ def plain_chat(
     if chat.dialect == "chat":
         return chat
     available(chat)
+    if _is_plain(chat.messages):
+        return narrowed(chat, deployment)
     messages = _joined(_plain(_without_attachments(chat.messages), system_first=system_first))
     flat = [_flat(message, marks) for message in messages]
-    return narrowed(chat.with_content(flat, chat.params), deployment)
+    return narrowed(chat.with_content(flat, chat.params, chat.native), deployment)
+
+
+def _is_plain(messages: Sequence[Message]) -> bool:
+    """Whether they are texts already: system messages at most at the beginning, and no two user messages in a row."""
+    if type(messages) is not Texts:
+        return False
+    before = "system"
+    for message in messages:
+        role = message["role"]
+        if (role == "user" and before == "user") or (role == "system" and before != "system"):
+            return False
+        before = role
+    return True
 
 
 def dropped(names: Iterable[str], chat: InferenceRequest) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.parameters import NEUTRAL_DEFAULTS
-from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
+from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest, Texts
 from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import short
 from codellama_proxy.providers.common.parameters import narrow_tool_choice, unsupported, with_tools_only
@@ -35,9 +35,12 @@ def to_request(chat: InferenceRequest, deployment: Deployment, target: ChatTarge
     dropped: Sequence[str] = ()
     if chat.metadata or chat.soft or not target.unchanged.issuperset(params):
         params, dropped = translated_params(chat, deployment, dialect)
+    messages = chat.messages
+    if type(messages) is not Texts:
+        messages = [message_for(message, dialect) for message in messages]
     body: dict[str, Any] = {
         "model": upstream_model(deployment),
-        "messages": [message_for(message, dialect) for message in chat.messages],
+        "messages": messages,
         **params,
     }
     if chat.stream:
