@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.offload import off_loop
+from codellama_proxy.core.offload import LARGE_BODY_BYTES
 from codellama_proxy.core.snapshot import Cooldown, Deployment, Snapshot
 from codellama_proxy.core.types import ChunkOutlet, Event, HttpRequest, Take, decline
 from codellama_proxy.failures import repairs
@@ -172,9 +173,12 @@ class AttemptRunner:
         deployment = step.deployment
         try:
             refused = self._refused(context, request, deployment)
-            here, sent = await off_loop(
-                request.size, _prepared, context, request, deployment, snapshot, refused
-            )
+            if request.size < LARGE_BODY_BYTES:
+                here, sent = _prepared(context, request, deployment, snapshot, refused)
+            else:
+                here, sent = await asyncio.to_thread(
+                    _prepared, context, request, deployment, snapshot, refused
+                )
         except ProxyError:
             if not context.attempts:
                 raise

@@ -16,7 +16,7 @@ from codellama_proxy.cache.answer_source import AnswerSource
 from codellama_proxy.cache.lookup import CacheLookup
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.offload import off_loop
+from codellama_proxy.core.offload import LARGE_BODY_BYTES
 from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.core.types import Key
@@ -83,11 +83,15 @@ class Gateway:
         chain: Chain | None = None
         try:
             await self._authenticate(context, client, prepared, key)
-            body = await self._body(task, context, client, snapshot)
-            self._enter(task, context, snapshot)
+            self._check_room(snapshot)  # refuse before the body is received
+            body = client.whole_body(snapshot.server.max_body)
+            if body is None:
+                body = await self._body(task, context, client, snapshot)
+            self._running[task] = context
             seals = Seals(self._seal_key, context.settings.name)
-            request = context.request = await off_loop(
-                len(body), parsed, context, dialect, client, body, seals, snapshot
+            given = context, dialect, client, body, seals, snapshot
+            request = context.request = (
+                parsed(*given) if len(body) < LARGE_BODY_BYTES else await asyncio.to_thread(parsed, *given)
             )
             encoder = dialect.encoder(request, seals)
             permitted = permission(context.settings, context.key, context.endpoint)
@@ -152,21 +156,20 @@ class Gateway:
     async def _body(
         self, task: asyncio.Task[None], context: RequestContext, client: Client, snapshot: Snapshot
     ) -> bytes:
+        """A body that is not in memory as a whole. Raises as `client.body`, and `ProxyError` overloaded."""
         limit = snapshot.server.max_body
-        self._check_room(snapshot)  # refuse before the body is received
-        if not client.is_arriving():
-            return await client.body(limit, _any_size)
-        who = context.key.key_id if context.key else client.address()
-        self._arriving[task] = context
-        try:
-            with self._arrivals.one(who, room_of(snapshot, context.settings, context.key)) as grew:
-                return await client.body(limit, grew)
-        finally:
-            del self._arriving[task]
-
-    def _enter(self, task: asyncio.Task[None], context: RequestContext, snapshot: Snapshot) -> None:
+        if client.is_arriving():
+            who = context.key.key_id if context.key else client.address()
+            self._arriving[task] = context
+            try:
+                with self._arrivals.one(who, room_of(snapshot, context.settings, context.key)) as grew:
+                    body = await client.body(limit, grew)
+            finally:
+                del self._arriving[task]
+        else:
+            body = await client.body(limit, _any_size)
         self._check_room(snapshot)
-        self._running[task] = context
+        return body
 
     def _check_room(self, snapshot: Snapshot) -> None:
         if len(self._running) >= snapshot.server.max_parallel_requests:

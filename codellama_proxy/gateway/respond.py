@@ -53,6 +53,9 @@ class Client(Protocol):
     def address(self) -> str:
         """Its IP address."""
 
+    def whole_body(self, limit: int) -> bytes | None:
+        """The request body, if it is in memory as a whole; else `body` reads it. Raises `ProxyError` as that does."""
+
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
         """The whole request body; `grew` is called with the size of each piece in bytes and may raise.
 

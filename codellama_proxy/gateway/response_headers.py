@@ -58,10 +58,13 @@ def _serving_lines(model: str, deployment: str) -> str:
 def _reduced_max_tokens(context: RequestContext) -> int | None:
     """The bound that was sent to the serving deployment, if it is below the client's and that is only a ceiling."""
     asked, sent, to = context.request, context.sent, context.serving
-    if asked is None or sent is None or to is None or asked.max_tokens_field not in asked.soft:
+    if asked is None or not asked.soft or sent is None or to is None:
+        return None
+    wanted = asked.max_tokens
+    if wanted is None or asked.max_tokens_field not in asked.soft:
         return None
     bound = narrowed_max_tokens(sent, to) or sent.max_tokens
-    return bound if bound is not None and bound < (asked.max_tokens or 0) else None
+    return bound if bound is not None and bound < wanted else None
 
 
 @lru_cache(maxsize=4096)

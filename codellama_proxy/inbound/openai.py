@@ -97,6 +97,8 @@ def _dialect(endpoint: Endpoint, parse: Callable[[bytes, str, int], InferenceReq
 
 
 def _without_refused_betas(request: InferenceRequest) -> InferenceRequest:
+    if request.params.keys().isdisjoint(betas.FIELDS):
+        return request
     params, dropped = betas.permitted_fields(request.params)
     return request._replace(params=params, ignored=dropped) if dropped else request
 

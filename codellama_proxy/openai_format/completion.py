@@ -99,15 +99,9 @@ def completion_event(
     completion: Json, body: bytes, text: str, usage: Usage | None, model: str | None
 ) -> Event:
     """The event of a plain answer with at least one choice; `text` is all its text, for counting tokens."""
-    return Event(
-        body,
-        content=True,
-        text=text,
-        usage=usage,
-        finish_reason=completion["choices"][0].get("finish_reason"),
-        model=model,
-        completion=completion if len(body) <= MAX_EVENT_LOOP_BYTES else None,
-    )
+    finish_reason = completion["choices"][0].get("finish_reason")
+    kept = completion if len(body) <= MAX_EVENT_LOOP_BYTES else None
+    return Event(body, True, text, usage, finish_reason, model, False, False, kept)
 
 
 def completion_in(event: Event) -> Json:

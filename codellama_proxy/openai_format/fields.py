@@ -14,7 +14,13 @@ from typing import Any
 import orjson
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_TOKENS_FIELDS, Kind, Parameter
+from codellama_proxy.openai_format.parameters import (
+    CHAT_PARAMETERS,
+    MAX_TOKENS_FIELDS,
+    TYPES,
+    Parameter,
+    Parameters,
+)
 
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
@@ -109,20 +115,8 @@ def deeper_than(value: Any, limit: int) -> bool:
 
 # --- checks --------------------------------------------------------------------------------------------------
 
-_PYTHON: Mapping[Kind, tuple[type, ...]] = {
-    "boolean": (bool,),
-    "integer": (int,),
-    "number": (int, float),
-    "string": (str,),
-    "object": (dict,),
-    "array": (list,),
-    "string or array": (str, list),
-    "string or object": (str, dict),
-}
-
 _NUMBERS = (int, float)
-_EXACT: Mapping[Kind, frozenset[type]] = {kind: frozenset(types) for kind, types in _PYTHON.items()}
-"""For values as they are parsed: a boolean is not an integer there."""
+_NO_TYPES: frozenset[type] = frozenset()
 
 # Fields that other gateways read as routing or guardrail settings, which only proxy.yaml may set; `models`, `route` and
 # `preset` are OpenRouter's. See also `policy.privileged_fields`.
@@ -158,27 +152,30 @@ def invalid_value(param: str, message: str) -> ProxyError:
     return ProxyError("invalid_value", message, param=param)
 
 
-def check_fields(body: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+def check_fields(body: Mapping[str, Any], parameters: Parameters) -> dict[str, Any]:
     """The body without its nulls (null means absent, as in OpenAI's API), every known field checked.
 
     Raises `ProxyError`: invalid_type, invalid_value or unsupported_parameter, each with `param`.
     """
     if len(body) > MAX_FIELDS:
         raise ProxyError("invalid_value", f"The request has more than {MAX_FIELDS} fields.")
-    present: dict[str, Any] = {}
-    for name, value in body.items():
-        if value is None:
-            continue
-        present[name] = value
-        rule = parameters.get(name)
-        if rule is None:
-            _check_unknown(name, parameters)
-        elif type(value) not in _EXACT[rule.kind] or rule.range is not None or rule.max_items is not None:
-            _check(name, value, rule)
+    present = {name: value for name, value in body.items() if value is not None}
+    unbounded = parameters.unbounded
+    for name, value in present.items():
+        if type(value) not in unbounded.get(name, _NO_TYPES):
+            _check(name, value, parameters)
     return present
 
 
-def _check_unknown(name: str, parameters: Mapping[str, Parameter]) -> None:
+def _check(name: str, value: Any, parameters: Parameters) -> None:
+    rule = parameters.get(name)
+    if rule is None:
+        _check_unknown(name, parameters)
+    elif type(value) is not list or rule.kind != "array" or len(value) > (rule.max_items or 0):
+        _check_value(name, value, rule)
+
+
+def _check_unknown(name: str, parameters: Parameters) -> None:
     """Raises `ProxyError` for a name that is not one of `parameters` and must not be sent on."""
     if len(name) > MAX_FIELD_NAME:
         message = f"A field's name has more than {MAX_FIELD_NAME} characters."
@@ -194,10 +191,10 @@ def _check_unknown(name: str, parameters: Mapping[str, Parameter]) -> None:
         raise ProxyError("unsupported_parameter", message, param=name)
 
 
-def _check(name: str, value: Any, rule: Parameter) -> None:
+def _check_value(name: str, value: Any, rule: Parameter) -> None:
     kind, bounds = rule.kind, rule.range
     # bool is an int in Python; in JSON it is not.
-    wrong = not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean")
+    wrong = not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")
     if wrong and not (kind == "integer" and bounds is not None and _huge(value)):
         raise invalid_type(name, kind)
     if bounds is not None and isinstance(value, _NUMBERS) and not bounds[0] <= value <= bounds[1]:

@@ -42,7 +42,32 @@ class Parameter(NamedTuple):
     """Its name in OpenTelemetry's semantic conventions for generative AI."""
 
 
-CHAT_PARAMETERS: Mapping[str, Parameter] = {
+TYPES: Mapping[Kind, tuple[type, ...]] = {
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "object": (dict,),
+    "array": (list,),
+    "string or array": (str, list),
+    "string or object": (str, dict),
+}
+
+
+class Parameters(dict[str, Parameter]):
+    """The parameters of one endpoint, by name."""
+
+    def __init__(self, rows: Mapping[str, Parameter]) -> None:
+        super().__init__(rows)
+        self.unbounded: Mapping[str, frozenset[type]] = {
+            name: frozenset(TYPES[row.kind])
+            for name, row in rows.items()
+            if row.range is None and row.max_items is None
+        }
+        """Those that need only be of a type: their types, as JSON is parsed (a boolean is not an integer there)."""
+
+
+_CHAT: Mapping[str, Parameter] = {
     "model": Parameter("string"),
     "messages": Parameter("array", max_items=20_000),
     "prompt": Parameter("string"),
@@ -118,23 +143,31 @@ CHAT_PARAMETERS: Mapping[str, Parameter] = {
     "cache": Parameter("object"),
 }
 
-# Prices, limits and logs read the parameters of chats at every endpoint, so they are checked at every endpoint.
-COMPLETION_PARAMETERS: Mapping[str, Parameter] = {
-    **CHAT_PARAMETERS,
-    "prompt": Parameter("string or array"),
-    "suffix": Parameter("string"),
-    "max_tokens": Parameter("integer", (0, MAX_INT)),  # 0 with `echo`: only the prompt's logprobs are wanted
-    "best_of": Parameter("integer", (1, 128), default=1, neutral=True),
-    "echo": Parameter("boolean", default=False, neutral=True),
-    "logprobs": Parameter("integer", (0, MAX_INT)),
-}
+CHAT_PARAMETERS = Parameters(_CHAT)
 
-EMBEDDING_PARAMETERS: Mapping[str, Parameter] = {
-    **CHAT_PARAMETERS,
-    "input": Parameter("string or array"),
-    "dimensions": Parameter("integer", (1, MAX_INT)),
-    "encoding_format": Parameter("string"),
-}
+# Prices, limits and logs read the parameters of chats at every endpoint, so they are checked at every endpoint.
+COMPLETION_PARAMETERS = Parameters(
+    {
+        **CHAT_PARAMETERS,
+        "prompt": Parameter("string or array"),
+        "suffix": Parameter("string"),
+        "max_tokens": Parameter(
+            "integer", (0, MAX_INT)
+        ),  # 0 with `echo`: only the prompt's logprobs are wanted
+        "best_of": Parameter("integer", (1, 128), default=1, neutral=True),
+        "echo": Parameter("boolean", default=False, neutral=True),
+        "logprobs": Parameter("integer", (0, MAX_INT)),
+    }
+)
+
+EMBEDDING_PARAMETERS = Parameters(
+    {
+        **CHAT_PARAMETERS,
+        "input": Parameter("string or array"),
+        "dimensions": Parameter("integer", (1, MAX_INT)),
+        "encoding_format": Parameter("string"),
+    }
+)
 
 _ALL: Mapping[str, Parameter] = {**EMBEDDING_PARAMETERS, **COMPLETION_PARAMETERS, **CHAT_PARAMETERS}
 

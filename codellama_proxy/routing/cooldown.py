@@ -131,6 +131,8 @@ class Cooldowns:
         self, deployment: Deployment, failure: Failure | None, policy: Cooldown, probe: Probe | None = None
     ) -> None:
         """Call when an attempt ends, with its `failure`, or `None` for a complete answer."""
+        if failure is None and not self._states:
+            return  # nearly always: no deployment has recent failures, so none is probed either
         probed = self._release(deployment.id, probe)
         counts = probed and not (probe is not None and probe.again and failure is not None)
         state = cool(self._states.get(deployment.id), failure, policy, self._clock(), probe=counts)

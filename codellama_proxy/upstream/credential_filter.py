@@ -13,6 +13,14 @@ MIN_WORD_CHARS = 16
 """Shorter credentials without a digit are kept: placeholders such as `not-needed` are words of ordinary answers."""
 
 
+def without_credentials(data: bytes, deployment: Deployment) -> bytes:
+    """A whole answer, with `[removed]` instead of each credential of the deployment."""
+    for needle in _NEEDLES.of(deployment):
+        if needle in data:
+            data = data.replace(needle, REMOVED.encode())
+    return data
+
+
 class CredentialFilter:
     """Filters one answer, read in pieces; finds credentials that are split between two pieces."""
 
@@ -28,20 +36,12 @@ class CredentialFilter:
         """Whether the end of the last piece is held back."""
         return bool(self._held)
 
-    def whole(self, data: bytes) -> bytes:
-        """The bytes, with `[removed]` instead of each credential."""
-        for needle in self.needles:
-            if needle in data:
-                data = data.replace(needle, REMOVED.encode())
-        return data
-
     def feed(self, piece: bytes) -> bytes:
         """Filters the next piece of a stream; an end that may start a credential is held back for the next call."""
         data = self._held + piece if self._held else piece
         for needle in self.needles:
             if needle in data:
-                data = self.whole(data)
-                break
+                data = data.replace(needle, REMOVED.encode())
         if data.endswith(b"\n"):  # most pieces; no credential contains a line break
             self._held = b""
             return data

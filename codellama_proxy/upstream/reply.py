@@ -22,7 +22,7 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.registry import Adapter, adapter_of
 from codellama_proxy.upstream.chunk_relay import ChunkRelay
-from codellama_proxy.upstream.credential_filter import CredentialFilter
+from codellama_proxy.upstream.credential_filter import without_credentials
 from codellama_proxy.upstream.event_reader import EventReader, unexpected
 from codellama_proxy.upstream.http import Response, ResponseBody, TransportError
 from codellama_proxy.upstream.pools import Pool, Pools
@@ -100,7 +100,7 @@ class Reply:
     def _parsed(self, body: bytes) -> tuple[Event, Sequence[Event]]:
         """A plain answer as one event, and in the requested form. Raises `AttemptError`."""
         try:
-            body = CredentialFilter(self.deployment).whole(body)
+            body = without_credentials(body, self.deployment)
             event = self._adapter.parse_response(body, self._request, self.deployment)
             return event, folding.as_stream(event) if self._request.stream else (event,)
         except AttemptError:

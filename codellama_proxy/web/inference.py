@@ -136,16 +136,19 @@ class AsgiClient:
     def address(self) -> str:
         return str((self._scope.get("client") or ("",))[0])
 
-    async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
+    def whole_body(self, limit: int) -> bytes | None:
         body = self._exchange.take_body() if self._exchange is not None else None
         if body is not None:
             self._headers.check_body_kind()
             check_size(len(body), limit)
-        else:
-            try:
-                body = await receive_body(self._scope, self._receive, limit, grew)
-            except ClientDisconnect:
-                raise (self._scope.get(REFUSED) or ClientDisconnectedError) from None
+            self._scope[ON_DISCONNECT] = self._leave
+        return body
+
+    async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
+        try:
+            body = await receive_body(self._scope, self._receive, limit, grew)
+        except ClientDisconnect:
+            raise (self._scope.get(REFUSED) or ClientDisconnectedError) from None
         self._scope[ON_DISCONNECT] = self._leave
         return body
 

@@ -110,6 +110,9 @@ class Client:
     def address(self) -> str:
         return "127.0.0.1"
 
+    def whole_body(self, limit: int) -> bytes | None:
+        return None
+
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
         if len(self._body) > limit:
             raise ProxyError("request_too_large", "Too large.")

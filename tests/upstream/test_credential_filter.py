@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from codellama_proxy.core.snapshot import Secret
-from codellama_proxy.upstream.credential_filter import CredentialFilter
+from codellama_proxy.core.snapshot import Deployment, Secret
+from codellama_proxy.upstream.credential_filter import CredentialFilter, without_credentials
 from tests.support.builders import deployment
 
 KEY = 'sk-a/b"c-0123456789'
@@ -15,10 +15,12 @@ HEADERS = {"authorization": "Bearer tok-77-abcdef", "x-team": "team-secret-4711"
 SECRETS = frozenset({Secret("team-secret-4711")})
 
 
-def filtering(**more: object) -> CredentialFilter:
-    return CredentialFilter(
-        deployment(**{"api_key": Secret(KEY), "headers": HEADERS, "secrets": SECRETS, **more})
-    )
+def entry(**more: object) -> Deployment:
+    return deployment(**{"api_key": Secret(KEY), "headers": HEADERS, "secrets": SECRETS, **more})
+
+
+def filtering() -> CredentialFilter:
+    return CredentialFilter(entry())
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def filtering(**more: object) -> CredentialFilter:
 def test_every_encoding_is_removed_with_any_chunking(form: bytes) -> None:
     data = b'{"id": "x' + form + b'y", "text": "' + form + b'"}'
     expected = data.replace(form, b"[removed]")
-    assert filtering().whole(data) == expected
+    assert without_credentials(data, entry()) == expected
     for cut in range(len(data)):
         one = filtering()
         assert one.feed(data[:cut]) + one.feed(data[cut:]) + one.flush() == expected, cut
@@ -54,7 +56,7 @@ def test_a_prefix_of_a_credential_is_passed_on() -> None:
 @pytest.mark.parametrize("placeholder", ["not-needed", "ollama", "EMPTY", "lm-studio", "1"])
 def test_placeholders_are_not_credentials(placeholder: str) -> None:
     data = f"Your key is {placeholder}, public-title-1.".encode()
-    assert filtering(api_key=Secret(placeholder)).whole(data) == data
+    assert without_credentials(data, entry(api_key=Secret(placeholder))) == data
 
 
 def test_without_credentials_nothing_is_removed() -> None:

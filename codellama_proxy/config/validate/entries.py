@@ -18,6 +18,7 @@ from codellama_proxy.openai_format.parameters import (
     EMBEDDING_PARAMETERS,
     MAX_TOKENS_FIELDS,
     Parameter,
+    Parameters,
 )
 
 NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
@@ -170,7 +171,7 @@ def _params(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
         )
 
 
-def _value(name: str, value: Any, path: Path, rules: Mapping[str, Parameter]) -> Iterator[Finding]:
+def _value(name: str, value: Any, path: Path, rules: Parameters) -> Iterator[Finding]:
     try:
         checked = check_fields({name: value}, rules)
         check_items(checked)

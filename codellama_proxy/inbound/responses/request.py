@@ -17,7 +17,7 @@ from codellama_proxy.inbound.responses.refusals import check_fields_stateless
 from codellama_proxy.inbound.responses.tools import choice_of, offered
 from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.fields import check_fields, invalid_type, invalid_value, parse_json
-from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_INT, Parameter
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_INT, Parameter, Parameters
 from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, Texts, request_of
 
 SAME_NAMES = (
@@ -26,19 +26,21 @@ SAME_NAMES = (
     "top_logprobs",
 )
 """Fields that chats have too."""
-PARAMETERS: Mapping[str, Parameter] = {
-    **{name: CHAT_PARAMETERS[name] for name in SAME_NAMES},
-    "input": Parameter("string or array", max_items=20_000),
-    "instructions": Parameter("string"),
-    "max_output_tokens": Parameter("integer", (1, MAX_INT)),
-    "reasoning": Parameter("object"),
-    "text": Parameter("object"),
-    "tools": CHAT_PARAMETERS["tools"],
-    "tool_choice": CHAT_PARAMETERS["tool_choice"],
-    "include": Parameter("array"),
-    "background": Parameter("boolean"),
-    "store": Parameter("boolean"),
-}
+PARAMETERS = Parameters(
+    {
+        **{name: CHAT_PARAMETERS[name] for name in SAME_NAMES},
+        "input": Parameter("string or array", max_items=20_000),
+        "instructions": Parameter("string"),
+        "max_output_tokens": Parameter("integer", (1, MAX_INT)),
+        "reasoning": Parameter("object"),
+        "text": Parameter("object"),
+        "tools": CHAT_PARAMETERS["tools"],
+        "tool_choice": CHAT_PARAMETERS["tool_choice"],
+        "include": Parameter("array"),
+        "background": Parameter("boolean"),
+        "store": Parameter("boolean"),
+    }
+)
 UNREPORTED = frozenset({"stream_options", "truncation", "previous_response_id", "conversation", "prompt"})
 """Read, or without effect on an answer, though not in `PARAMETERS`."""
 SOFT = frozenset({"reasoning_effort", "verbosity", "parallel_tool_calls", "max_completion_tokens"})
