@@ -190,29 +190,35 @@ def request_of(
     """The request with these checked `fields`, of which those without an attribute become `params`."""
     stream = fields.pop("stream", False)
     options = fields.pop("stream_options", None)
-    if options is not None and not stream:
-        raise invalid_value("stream_options", "'stream_options' is only allowed when 'stream' is true.")
-    include_usage = (options or {}).get("include_usage")
-    if include_usage is not None and not isinstance(include_usage, bool):
-        raise invalid_type("stream_options.include_usage", "boolean")
+    include_usage = False if options is None else _includes_usage(options, stream=stream)
     model = fields.pop("model", None)
     if model == "":
         raise invalid_value("model", "'model' must not be empty.")
-    user, metadata, cache = fields.get("user"), fields.pop("metadata", {}), fields.pop("cache", {})
+    user = fields.get("user")
     return InferenceRequest(  # by position: names cost a tenth of the parsing
         shortened(model),
         messages,
         stream,
-        bool(include_usage),
+        include_usage,
         fields,
         shortened(user),
-        metadata,
-        cache,
+        fields.pop("metadata", {}),
+        fields.pop("cache", {}),
         size,
         request_id,
         created,
         endpoint,
     )
+
+
+def _includes_usage(options: Mapping[str, Any], *, stream: bool) -> bool:
+    """Whether `stream_options` ask for the usage chunk. Raises `ProxyError`."""
+    if not stream:
+        raise invalid_value("stream_options", "'stream_options' is only allowed when 'stream' is true.")
+    found = options.get("include_usage")
+    if found is not None and not isinstance(found, bool):
+        raise invalid_type("stream_options.include_usage", "boolean")
+    return bool(found)
 
 
 def shortened(name: str | None) -> str | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format.completion import CHAT_COMPLETION, completion_event, is_usage
+from codellama_proxy.openai_format.completion import CHAT_COMPLETION, MAX_EVENT_LOOP_BYTES, is_usage
 from codellama_proxy.openai_format.usage import usage_in, usual_usage
 
 _ANSWER = frozenset(
@@ -13,37 +14,44 @@ _ANSWER = frozenset(
 )
 _CHOICE = frozenset({"index", "message", "finish_reason", "logprobs"})
 _MESSAGE = frozenset({"role", "content", "refusal", "annotations"})
+_of_answer = itemgetter("id", "object", "created", "model", "choices", "usage")
+_of_choice = itemgetter("index", "message", "finish_reason")
+_of_message = itemgetter("role", "content")
 
 
 def usual_answer(body: bytes, found: dict[str, Any]) -> Event | None:
     """The event of the answer `found` with one choice of only text, as it came; `None` for any other.
 
-    `response.parse_response` finds the same in it.
+    `response.repaired_answer` finds the same in it.
     """
-    if not _ANSWER.issuperset(found) or found.get("object") != CHAT_COMPLETION:
+    try:
+        own, kind, created, model, choices, reported = _of_answer(found)
+        (choice,) = choices
+        index, message, reason = _of_choice(choice)
+        role, content = _of_message(message)
+    except (KeyError, TypeError, ValueError):
         return None
-    own, choices, model = found.get("id"), found.get("choices"), found.get("model")
-    if type(own) is not str or not own or type(found.get("created")) is not int:
+    if not (type(own) is type(model) is type(content) is str and type(created) is type(index) is int):
         return None
-    if (model is None and "model" in found) or type(model or "") is not str:
+    if not (own and model and kind == CHAT_COMPLETION and role == "assistant") or index:
         return None
-    if type(choices) is not list or len(choices) != 1 or not _is_usual(choices[0]):
+    if (
+        reason not in ("stop", "length")
+        or type(choices) is not list
+        or not _has_no_more(found, choice, message)
+    ):
         return None
-    reported = found.get("usage")
-    usage = None if "service_tier" in found or not reported else usual_usage(reported)
-    if usage is None and reported is not None:
+    usage = None if "service_tier" in found else usual_usage(reported)
+    if usage is None:
         if not is_usage(reported):
             return None
         usage = usage_in(found)
-    return completion_event(found, body, choices[0]["message"]["content"], usage, model or None)
+    kept = found if len(body) <= MAX_EVENT_LOOP_BYTES else None
+    return Event(body, True, content, usage, reason, model, False, False, kept)
 
 
-def _is_usual(choice: Any) -> bool:
-    if type(choice) is not dict or not _CHOICE.issuperset(choice) or choice.get("logprobs") is not None:
+def _has_no_more(found: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]) -> bool:
+    """Whether nothing is in it that is read elsewhere, or repaired."""
+    if not (_ANSWER.issuperset(found) and _CHOICE.issuperset(choice) and _MESSAGE.issuperset(message)):
         return False
-    index, message = choice.get("index"), choice.get("message")
-    if type(index) is not int or index or choice.get("finish_reason") not in ("stop", "length"):
-        return False
-    if type(message) is not dict or not _MESSAGE.issuperset(message) or message.get("refusal") is not None:
-        return False
-    return message.get("role") == "assistant" and type(message.get("content")) is str
+    return choice.get("logprobs") is None and message.get("refusal") is None
