@@ -15,6 +15,7 @@ from codellama_proxy.core.types import HttpRequest, Note
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.failures.error_body import parse_error
+from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.registry import MULTI_STEP
@@ -67,8 +68,10 @@ async def open_reply(
                 response = await _respond(transport, connect, sent, request, deployment, sleep, received)
             else:
                 response = await transport.send(sent, connect)
-            reply.response = response
-            stream = await _receive(reply, response, received, first, asked=request.stream)
+            stream = None
+            if not _read_at_once(reply, response, received, asked=request.stream):
+                reply.response = response
+                stream = await _receive(reply, response, received, first, asked=request.stream)
         if stream is not None:
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
@@ -109,6 +112,25 @@ async def _respond(
 
     steps = MULTI_STEP[deployment.provider](sent, request, deployment)
     return await open_multi_step(send, read, steps, stream=request.stream, sleep=sleep)
+
+
+def _read_at_once(reply: Reply, response: Response, received: list[bytes], *, asked: bool) -> bool:
+    """Reads a plain answer that arrived together with the head of its response, as most do. Raises `AttemptError`.
+
+    Returns `False` for any other answer, which is to be read by `_receive`.
+    """
+    if response.status != 200 or response.headers.get("content-encoding"):
+        return False
+    whole = response.body.arrived()
+    if whole is None:
+        return False
+    if len(whole) > MAX_EVENT_LOOP_BYTES or forms.is_stream(whole, response.headers, asked=asked):
+        response.body = BytesBody(whole)
+        return False
+    received.append(whole)
+    reply.read(whole)
+    received.clear()
+    return True
 
 
 async def _receive(

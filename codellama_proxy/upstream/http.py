@@ -54,7 +54,10 @@ class ResponseBody(ABC, AsyncIterator[bytes]):
     async def __anext__(self) -> bytes: ...
 
     def arrived(self) -> bytes | None:
-        """The body, if it has arrived completely and nothing of it has been read; else nothing is read."""
+        """The body, if it has arrived completely and nothing of it has been read, which ends the exchange.
+
+        `None`: nothing is read.
+        """
         return None
 
     def is_read(self) -> bool:

@@ -86,27 +86,31 @@ class Reply:
         self._reader = reader = EventReader(self._request, self.deployment, self._adapter, self._note)
         return reader
 
-    async def whole(self, body: bytes) -> None:
+    def read(self, body: bytes) -> None:
         """Parses a plain answer: one event, or its stream events if a stream was requested. Raises `AttemptError`."""
-        at_once = len(body) <= MAX_EVENT_LOOP_BYTES
-        try:
-            event, self.first = self._parsed(body) if at_once else await asyncio.to_thread(self._parsed, body)
-        except AttemptError as failed:
-            failed.failure = cut_answers.with_usage(failed.failure, body)
-            raise
+        event, self.first = self._parsed(body)
         self._note((event,))
         self.ended = True
 
-    def _parsed(self, body: bytes) -> tuple[Event, Sequence[Event]]:
+    async def whole(self, body: bytes) -> None:
+        """As `read`, in a thread if the answer is large."""
+        if len(body) <= MAX_EVENT_LOOP_BYTES:
+            self.read(body)
+            return
+        event, self.first = await asyncio.to_thread(self._parsed, body)
+        self._note((event,))
+        self.ended = True
+
+    def _parsed(self, whole: bytes) -> tuple[Event, Sequence[Event]]:
         """A plain answer as one event, and in the requested form. Raises `AttemptError`."""
         try:
-            body = without_credentials(body, self.deployment)
+            body = without_credentials(whole, self.deployment)
             event = self._adapter.parse_response(body, self._request, self.deployment)
             return event, folding.as_stream(event) if self._request.stream else (event,)
-        except AttemptError:
-            raise
         except Exception as error:
-            raise unexpected(error) from None
+            failed = error if isinstance(error, AttemptError) else unexpected(error)
+            failed.failure = cut_answers.with_usage(failed.failure, whole)
+            raise failed from None
 
     async def gathered(self, body: ResponseBody, until: float) -> None:
         """Reads a whole stream where a plain answer was requested, and folds it into one. Raises `AttemptError`.
@@ -189,6 +193,10 @@ class Reply:
 
     async def close(self) -> None:
         """Returns the connection to the pool if only the end of the body is missing, else closes it."""
+        if self.response is None:  # it was read at once, which ended the exchange
+            self._watch.close()
+            self._pools.give_back(self._pool)
+            return
         try:
             if self.ended and self._body is not None and not self._body.is_read():
                 with self._watch.within(END_OF_BODY_SECONDS):

@@ -130,7 +130,12 @@ class ConnectionBody(ResponseBody):
         return piece
 
     def arrived(self) -> bytes | None:
-        return self._connection.whole_body() if self._connection is not None else None
+        connection = self._connection
+        whole = None if connection is None else connection.whole_body()
+        if connection is not None and whole is not None:
+            self._connection = None
+            self._transport.give_back(self._origin, connection)
+        return whole
 
     def is_read(self) -> bool:
         return self._connection is None or self._connection.is_read()

@@ -19,8 +19,8 @@ def entry(**more: object) -> Deployment:
     return deployment(**{"api_key": Secret(KEY), "headers": HEADERS, "secrets": SECRETS, **more})
 
 
-def filtering() -> CredentialFilter:
-    return CredentialFilter(entry())
+def filtering(**more: object) -> CredentialFilter:
+    return CredentialFilter(entry(**more))
 
 
 @pytest.mark.parametrize(
