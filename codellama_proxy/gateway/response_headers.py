@@ -45,8 +45,7 @@ def response_headers(
     dialect = DIALECTS[context.endpoint]
     if dialect.headers is not None:
         requests, tokens = context.rates
-        for name, value in dialect.headers(context.id, requests, tokens, wall()).items():
-            text += f"{name}: {value}\r\n"
+        text += dialect.headers(context.id, requests, tokens, wall())
     return HeaderLines(text)
 
 

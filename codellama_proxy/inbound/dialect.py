@@ -46,10 +46,8 @@ class Parse(Protocol):
 
 
 class ResponseHeaders(Protocol):
-    def __call__(
-        self, request_id: str, requests: Rate | None, tokens: Rate | None, now: float
-    ) -> Mapping[str, str]:
-        """Headers of every response, errors included; `now` is in Unix seconds."""
+    def __call__(self, request_id: str, requests: Rate | None, tokens: Rate | None, now: float) -> str:
+        """The lines of headers of every response, errors included, each with its end; `now` is in Unix seconds."""
 
 
 class Dialect(NamedTuple):

@@ -72,6 +72,17 @@ def usage_chunk(
     return Event(orjson.dumps(chunk), usage_only=True)
 
 
+def text_alone(message: object) -> str | None:
+    """The text of a message that has nothing else, as most have; `None` for a message with more, or without a text."""
+    if type(message) is not dict:
+        return None
+    for name, value in message.items():
+        if value and name not in ("content", "role"):
+            return None
+    content = message.get("content")
+    return content if type(content) is str else None
+
+
 def message_text(message: Json) -> str:
     """All the text of a message or a delta, for counting tokens: reasoning, content, refusal and calls of functions."""
     content = message.get("content")

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.inbound.dialect import Dialect
 from codellama_proxy.openai_format.fields import parse_json
@@ -47,7 +48,8 @@ def _identified(dialect: Dialect | None) -> tuple[str, dict[str, str]]:
         return "", {}
     now = time.time()
     request_id = new_request_id(now)
-    return request_id, {"x-request-id": request_id, **dialect.headers(request_id, None, None, now)}
+    own = HeaderLines(dialect.headers(request_id, None, None, now))
+    return request_id, {"x-request-id": request_id, **own}
 
 
 async def json_object(request: Request) -> dict[str, Any]:

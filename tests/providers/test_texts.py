@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.messages.request import parse as parse_messages
+from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.inbound.responses.request import parse_responses
+from codellama_proxy.openai_format.completion import event_of
 from codellama_proxy.openai_format.request import InferenceRequest, Texts, parse_chat, texts_of
 from codellama_proxy.policy.guardrail import apply_guardrail
 from codellama_proxy.pricing.extras import beyond_text
@@ -19,6 +21,7 @@ from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import deployment
 
 ROLES = st.sampled_from(["user", "assistant", "system", "user", "developer"])
+HELLO = {"role": "user", "content": "Hello."}
 WORDS = st.sampled_from(["Hello.", "", " ", "x-anthropic-billing-header: cc_version=1.0;", "ü\n"])
 CONVERSATIONS = st.lists(
     st.builds(lambda role, content: {"role": role, "content": content}, ROLES, WORDS), max_size=4
@@ -89,3 +92,31 @@ def test_every_provider_gets_texts_as_any_messages(
         return made._replace(body=b""), orjson.loads(made.body)
 
     assert sent(request) == sent(request._replace(messages=list(request.messages)))
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.just("assistant"),
+            "content": st.sampled_from(["Hello.", "", None, [{"type": "text", "text": "Hi."}]]),
+            "refusal": st.sampled_from([None, "", "No."]),
+            "annotations": st.just([]),
+            "reasoning_content": st.sampled_from([None, "Hm."]),
+        },
+    ),
+    st.sampled_from([parse_messages, parse_responses]),
+    st.sampled_from(["stop", "length", "content_filter", "tool_calls", None]),
+)
+def test_an_answer_of_text_alone_is_written_as_one_with_another_field(
+    message: dict[str, Any], parse: Any, reason: str | None
+) -> None:
+    asked = orjson.dumps({"model": "m", "max_tokens": 9, "messages": [HELLO], "input": "Hello."})
+    request = parse(asked, dict, "req_1", 0)
+
+    def written(**more: Any) -> Any:
+        choice = {"index": 0, "message": {**message, **more}, "finish_reason": reason}
+        body = orjson.dumps({"id": "a", "model": "m", "choices": [choice]})
+        return DIALECTS[request.dialect].encoder(request, None).whole(event_of(orjson.loads(body), body))
+
+    assert written() == written(other=1)

@@ -8,6 +8,7 @@ become blocks one after another: what belongs to a later block waits until the o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import orjson
@@ -21,7 +22,7 @@ from codellama_proxy.inbound.messages.thinking import signature_of
 from codellama_proxy.inbound.messages.usage import ending, usage_json
 from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.inbound.tool_names import original_names
-from codellama_proxy.openai_format.completion import completion_in
+from codellama_proxy.openai_format.completion import completion_in, text_alone
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.tokens.media import media_in
@@ -36,15 +37,19 @@ class MessagesEncoder:
 
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         self._request = request
-        body = request.native.body if request.native is not None else {}
-        self._hidden = _hides_thinking(body)
+        self._body: Mapping[str, Any] = request.native.body if request.native is not None else {}
+        self._hidden = _hides_thinking(self._body)
         self._seals = seals if self._hidden else None
-        self._writer = BlockWriter(_names_of(body), request.id, hidden=self._hidden, seals=self._seals)
         self._begun = False
         self._relayed = False
         self._finish: str | None = None
         self._refusal = ""
         self._usage: Usage | None = None
+
+    @cached_property
+    def _writer(self) -> BlockWriter:
+        names = _names_of(self._body)
+        return BlockWriter(names, self._request.id, hidden=self._hidden, seals=self._seals)
 
     @property
     def form(self) -> Literal["raw"] | None:
@@ -62,10 +67,15 @@ class MessagesEncoder:
             return event.raw
         completion = completion_in(event)
         choice = choice_of(completion)
-        pieces = list(pieces_of(choice.get("message")))
-        refusal = "".join(piece.text for piece in pieces if piece.kind == "refusal")
-        content = list(self._content(pieces))
-        called = any(block["type"] == "tool_use" for block in content)
+        message = choice.get("message")
+        refusal, called = "", False
+        if (text := text_alone(message)) is not None:
+            content = [{"type": "text", "text": text}] if text else []
+        else:
+            pieces = list(pieces_of(message))
+            refusal = "".join(piece.text for piece in pieces if piece.kind == "refusal")
+            content = list(self._content(pieces))
+            called = any(block["type"] == "tool_use" for block in content)
         usage = event.usage or usage_in(completion) or Usage()
         return orjson.dumps(
             {

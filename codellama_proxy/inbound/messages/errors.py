@@ -65,17 +65,20 @@ def event(name: str, fields: Mapping[str, Any]) -> bytes:
 PING = event("ping", {})
 
 
-def response_headers(
-    request_id: str, requests: Rate | None, tokens: Rate | None, now: float
-) -> dict[str, str]:
-    """`request-id` and the rate limits; `now` is in Unix seconds."""
-    found = {"request-id": request_id}
-    for kind, rate in (("requests", requests), ("tokens", tokens)):
-        if rate is not None:
-            found[f"anthropic-ratelimit-{kind}-limit"] = str(rate.limit)
-            found[f"anthropic-ratelimit-{kind}-remaining"] = str(rate.remaining)
-            found[f"anthropic-ratelimit-{kind}-reset"] = _rfc3339(math.ceil(now + rate.reset))
-    return found
+def header_lines(request_id: str, requests: Rate | None, tokens: Rate | None, now: float) -> str:
+    """`request-id` and the rate limits, each line with its end; `now` is in Unix seconds."""
+    lines = f"request-id: {request_id}\r\n"
+    if requests is not None:
+        lines += _rate_lines("requests", requests, now)
+    return lines if tokens is None else lines + _rate_lines("tokens", tokens, now)
+
+
+def _rate_lines(kind: str, rate: Rate, now: float) -> str:
+    return (
+        f"anthropic-ratelimit-{kind}-limit: {rate.limit}\r\n"
+        f"anthropic-ratelimit-{kind}-remaining: {rate.remaining}\r\n"
+        f"anthropic-ratelimit-{kind}-reset: {_rfc3339(math.ceil(now + rate.reset))}\r\n"
+    )
 
 
 @lru_cache(maxsize=64)

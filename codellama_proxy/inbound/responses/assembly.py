@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from codellama_proxy.inbound.responses.calls import Call
 from codellama_proxy.inbound.responses.output import Item, Message, Reasoning, Seal, StreamEvent
 from codellama_proxy.inbound.responses.tools import ToolName
+from codellama_proxy.openai_format.completion import text_alone
 
 SIGNED_FIELDS = ("type", "thinking", "signature", "data")
 """Of Claude's thinking blocks."""
@@ -47,14 +48,8 @@ class Assembly:
 
     def add_text_alone(self, message: object, logprobs: object) -> bool:
         """Adds a whole message that has only text, as most have, without its events; `False` if it has more."""
-        if not isinstance(message, Mapping) or logprobs is not None or self._items:
-            return False
-        text = message.get("content")
-        if (
-            not isinstance(text, str)
-            or not text
-            or any(message[name] for name in message if name not in PLAIN)
-        ):
+        text = text_alone(message)
+        if not text or logprobs is not None or self._items:
             return False
         item = Message()
         item.place_text(f"{Message.prefix}_{self._suffix}_0", text)

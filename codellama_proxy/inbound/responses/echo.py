@@ -32,14 +32,24 @@ FIXED: Mapping[str, Any] = {
 """What this proxy does, whatever was asked for."""
 
 
+_OF_DEFAULTS: Mapping[str, Any] = {
+    **DEFAULTS,
+    **FIXED,
+    "reasoning": {"effort": None, "summary": None},
+    "text": {"format": {"type": "text"}},
+}
+
+
 def echo_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields, each a JSON value; large ones are serialised once, for all events that repeat them."""
-    echo = {**DEFAULTS, **FIXED}
+    echo = dict(_OF_DEFAULTS)
     for name, given in body.items():
         if given is not None and name in DEFAULTS:
             echo[name] = orjson.Fragment(orjson.dumps(given)) if name in LARGE else given
-    echo["reasoning"] = _reasoning(body.get("reasoning"))
-    echo["text"] = _text(body.get("text"))
+    if "reasoning" in body:
+        echo["reasoning"] = _reasoning(body["reasoning"])
+    if "text" in body:
+        echo["text"] = _text(body["text"])
     return echo
 
 

@@ -38,7 +38,7 @@ def messages_of(given: str | Sequence[Any], open_sealed: OpenSealed) -> tuple[Se
     if isinstance(given, str):
         return Texts([{"role": "user", "content": given}]), []
     texts = texts_of(given)
-    if texts is not None and not any(message["role"] == "assistant" for message in texts):
+    if texts is not None and "assistant" not in [message["role"] for message in texts]:
         return texts, []
     folder = _Folder(open_sealed)
     for index, item in enumerate(given):

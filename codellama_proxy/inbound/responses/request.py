@@ -7,7 +7,7 @@ month. (platform.openai.com/docs/api-reference/responses/create)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
@@ -20,10 +20,12 @@ from codellama_proxy.openai_format.fields import check_fields, invalid_type, inv
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_INT, Parameter, Parameters
 from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, Texts, request_of
 
-SAME_NAMES = (
-    *("model", "stream", "temperature", "top_p", "user", "metadata", "service_tier", "parallel_tool_calls"),
-    *("safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-    "top_logprobs",
+SAME_NAMES = frozenset(
+    {
+        *("model", "stream", "temperature", "top_p", "user", "metadata", "service_tier"),
+        *("safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+        *("parallel_tool_calls", "top_logprobs"),
+    }
 )
 """Fields that chats have too."""
 PARAMETERS = Parameters(
@@ -64,11 +66,13 @@ def parse_responses(
 ) -> InferenceRequest:
     """A chat request from the body of a Responses request. Raises `ProxyError` with status 400 and `param`."""
     given = parse_json(body)
-    known = check_fields({name: value for name, value in given.items() if name in PARAMETERS}, PARAMETERS)
+    only_known = PARAMETERS.keys() >= given.keys()
+    named = given if only_known else {name: value for name, value in given.items() if name in PARAMETERS}
+    known = check_fields(named, PARAMETERS)
     check_fields_stateless(given)
     messages, ignored = _messages(known, _no_seals if seals is None else seals.open)
     tools = offered(given)
-    fields = {name: known[name] for name in SAME_NAMES if name in known}
+    fields = {name: value for name, value in known.items() if name in SAME_NAMES}
     fields |= _renamed(known)
     choice = choice_of(known.get("tool_choice"), tools)
     if choice.value is not None:
@@ -79,11 +83,7 @@ def parse_responses(
         fields.pop("parallel_tool_calls", None)
     request = request_of("chat/completions", messages, fields, len(body), request_id, created)
     wanted = {name: value for name, value in headers().items() if WANTED_HEADERS.match(name)}
-    unknown = [
-        name
-        for name, value in given.items()
-        if value is not None and name not in PARAMETERS and name not in UNREPORTED
-    ]
+    unknown = [] if only_known else _unknown(given)
     if known.get("store"):
         unknown.append("store")
     return request.from_dialect(
@@ -94,6 +94,15 @@ def parse_responses(
         ignored=_reported([*unknown, *ignored, *tools.ignored]),
         needed_tool=choice.needed,
     )
+
+
+def _unknown(given: Mapping[str, Any]) -> list[str]:
+    """The fields that have no effect."""
+    return [
+        name
+        for name, value in given.items()
+        if value is not None and name not in PARAMETERS and name not in UNREPORTED
+    ]
 
 
 def _no_seals(_: str) -> None:
@@ -157,6 +166,8 @@ def _text_fields(text: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _reported(names: Iterable[str]) -> tuple[str, ...]:
+def _reported(names: Sequence[str]) -> tuple[str, ...]:
     """The names as a header may have them, each once."""
+    if not names:
+        return ()
     return tuple(dict.fromkeys(_UNPRINTABLE.sub("_", name[:64]) for name in names))[:MAX_REPORTED]

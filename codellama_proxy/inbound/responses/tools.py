@@ -49,6 +49,9 @@ class Offered(NamedTuple):
     """All that is left out, for reports."""
 
 
+NO_TOOLS = Offered((), {}, (), ())
+
+
 def function_name(name: str, namespace: object = None) -> str:
     """The name of the function that stands for a tool."""
     if isinstance(namespace, str) and namespace not in ("", UNPREFIXED_NAMESPACE):
@@ -62,8 +65,11 @@ def offered(body: Mapping[str, Any]) -> Offered:
     A pure function of the body, so the answer's encoder calls it again. A later definition of a tool replaces an
     earlier one; two tools that would get one name are refused.
     """
+    lists = [(at, tools) for at, tools in _tool_lists(body) if tools is not None]
+    if not lists:
+        return NO_TOOLS
     found = _Collector()
-    for at, tools in _tool_lists(body):
+    for at, tools in lists:
         found.add_all(tools, at)
     return Offered(tuple(found.functions.values()), found.names, tuple(found.hosted), tuple(found.ignored))
 

@@ -61,8 +61,7 @@ def _limit_of(model: str) -> int | None:
 
 def narrowed_max_tokens(chat: InferenceRequest, deployment: Deployment) -> int | None:
     """The bound on the answer that fits the model, if the client's is above it and only a ceiling; else `None`."""
-    soft = chat.soft
-    if not soft or chat.max_tokens_field not in soft or (wanted := chat.max_tokens) is None:
+    if not chat.soft or (wanted := chat.max_tokens) is None or chat.max_tokens_field not in chat.soft:
         return None
     limit = output_limit(deployment)
     most = wanted if limit is None else min(wanted, limit)

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy.core.errors import CODES, ProxyError
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.limits.rates import Rate
 from tests.inbound.messages.claude_code import parsed
@@ -81,9 +82,9 @@ def test_the_heartbeat_is_a_ping_event() -> None:
 
 def test_response_headers() -> None:
     assert MESSAGES.headers is not None
-    assert MESSAGES.headers("req_1", None, None, 0.0) == {"request-id": "req_1"}
-    found = MESSAGES.headers("req_1", Rate(60, 59, 1.5), None, 1_795_340_000.0)
-    assert found == {
+    assert MESSAGES.headers("req_1", None, None, 0.0) == "request-id: req_1\r\n"
+    found = HeaderLines(MESSAGES.headers("req_1", Rate(60, 59, 1.5), None, 1_795_340_000.0))
+    assert dict(found) == {
         "request-id": "req_1",
         "anthropic-ratelimit-requests-limit": "60",
         "anthropic-ratelimit-requests-remaining": "59",
