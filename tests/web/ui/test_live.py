@@ -202,6 +202,7 @@ def test_there_are_at_most_fifty_streams(served: Proxy) -> None:
     until(lambda: all(one.status == 200 for one in listeners), "fifty streams")
     refused = browser.get(address)
     assert refused.status_code == 503
+    assert {"retry-after", "retry-after-ms"} <= set(refused.headers)
     assert "Too many pages are live" in refused.text
 
 

@@ -172,7 +172,10 @@ def test_wrong_keys_are_slowed_down_and_a_right_one_never(proxy: ProxyFactory) -
     served = proxy(PLAIN)
 
     def wrong(_: int) -> int:
-        return Browser(served).post("sign-in", {"secret": UNKNOWN}).status_code
+        answer = Browser(served).post("sign-in", {"secret": UNKNOWN})
+        assert ("retry-after" in answer.headers) == (answer.status_code == 429)
+        assert ("retry-after-ms" in answer.headers) == (answer.status_code == 429)
+        return answer.status_code
 
     for _ in range(5):
         wrong(0)

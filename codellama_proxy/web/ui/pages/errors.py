@@ -34,7 +34,7 @@ def refused(request: Request, error: ProxyError) -> Response:
     headers = {
         name: value
         for name, value in error.wire_headers().items()
-        if name in ("retry-after", "allow", "connection")
+        if name in ("retry-after", "retry-after-ms", "allow", "connection")
     }
     template = "_error.html" if request.headers.get("hx-request") else "error.html"
     title = _TITLES.get(error.status, "Something went wrong" if error.status >= 500 else "Not possible")

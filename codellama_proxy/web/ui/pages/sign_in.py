@@ -75,7 +75,7 @@ async def _wrong(request: Request, error: ProxyError, wanted: str | None) -> Res
 
 def _form(request: Request, wanted: str | None, error: str | None = None, status: int = 200) -> Response:
     has_master = runtime_of(request).master_key is not None
-    headers = {"retry-after": "2"} if status == 429 else {}
+    headers = {"retry-after": "2", "retry-after-ms": "2000"} if status == 429 else {}
     return render(
         request,
         "sign_in.html",
