@@ -17,11 +17,13 @@ PASSWORD_FILE = "PROXY_DATABASE_PASSWORD_FILE"  # noqa: S105 - the name of a var
 
 def location_of(given: str | None) -> Location:
     """The option or `PROXY_DATABASE`, else `PROXY_DATABASE` of `.env`, else the default. Raises `StoreError`."""
-    dotenv = _dotenv()
-    file = os.environ.get(PASSWORD_FILE) or dotenv.get(PASSWORD_FILE)
-    return database_location(
-        given or dotenv.get("PROXY_DATABASE") or DEFAULT_DATABASE, Path(file) if file else None
-    )
+    return location(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
+
+
+def location(given: str) -> Location:
+    """A file or an address, with the password file that the environment or `.env` names. Raises `StoreError`."""
+    file = os.environ.get(PASSWORD_FILE) or _dotenv().get(PASSWORD_FILE)
+    return database_location(given, Path(file) if file else None)
 
 
 def _dotenv() -> Mapping[str, str | None]:

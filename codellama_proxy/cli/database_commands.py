@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from codellama_proxy.cli.database import location_of, reading
+from codellama_proxy.cli.database import location, location_of, reading
 from codellama_proxy.cli.options import Command, Group, database_option, json_option
 from codellama_proxy.cli.output import answer, counted
 from codellama_proxy.store import factory
-from codellama_proxy.store.location import database_location
 
 
 @click.group(cls=Group)
@@ -21,10 +20,10 @@ def database() -> None:
 @json_option
 def migrate(database: str | None, as_json: bool) -> int:
     """Create the tables, or bring them to this version. Servers do this by themselves when they start."""
-    location = location_of(database)
-    applied = factory.migrate(location)
+    place = location_of(database)
+    applied = factory.migrate(place)
     done = f"{counted(len(applied), 'migration')} applied" if applied else "nothing had to be changed"
-    return answer({"database": str(location), "applied": applied}, f"{location} is ready: {done}.", as_json)
+    return answer({"database": str(place), "applied": applied}, f"{place} is ready: {done}.", as_json)
 
 
 @database.command(cls=Command)
@@ -33,7 +32,7 @@ def migrate(database: str | None, as_json: bool) -> int:
 @json_option
 def copy(source: str, target: str, as_json: bool) -> int:
     """Copy an installation to an empty database: a file, or a postgresql:// address. No server may use either."""
-    places = database_location(source), database_location(target)
+    places = location(source), location(target)
     rows = factory.copy(*places)
     text = f"Copied {counted(sum(rows.values()), 'row')} from {places[0]} to {places[1]}, and compared their sums."
     return answer({"rows": rows}, text, as_json)
@@ -44,15 +43,15 @@ def copy(source: str, target: str, as_json: bool) -> int:
 @json_option
 def check(database: str | None, as_json: bool) -> int:
     """Check that the database can be used and that every balance matches its requests. Exit code 1: it does not."""
-    location = location_of(database)
+    place = location_of(database)
     with reading(database) as db:
         differences = db.reconcile()
     data = {
-        "database": str(location),
+        "database": str(place),
         "ok": not differences,
         "differences": [one._asdict() for one in differences],
     }
-    wrong = f"{counted(len(differences), 'balance')} of {location} differ from their requests."
-    text = wrong if differences else f"{location} can be used, and every balance matches its requests."
+    wrong = f"{counted(len(differences), 'balance')} of {place} differ from their requests."
+    text = wrong if differences else f"{place} can be used, and every balance matches its requests."
     answer(data, text, as_json)
     return 1 if differences else 0
