@@ -18,7 +18,7 @@ from codellama_proxy.openai_format.completion import (
     event_of,
     message_text,
 )
-from codellama_proxy.openai_format.runs import Around, around, says
+from codellama_proxy.openai_format.runs import END_OF_LINE, Around, around, says
 from codellama_proxy.openai_format.usage import merged, usage_in
 from codellama_proxy.openai_format.usual_stream import usual_completion
 
@@ -230,7 +230,7 @@ def chunks_of(events: Iterable[Event]) -> Iterator[Json]:
             continue
         yield from _merged(alike, place)
         alike = [event]
-        place = around(text, body) if text and BETWEEN not in body else None
+        place = around(text, body) if text and END_OF_LINE not in body else None
     yield from _merged(alike, place)
 
 
@@ -242,7 +242,7 @@ def _merged(events: Sequence[Event], place: Around | None) -> Sequence[Json]:
     if not events:
         return []
     body = events[0].body
-    end = body.find(BETWEEN)
+    end = body.find(END_OF_LINE)
     if end < 0 and len(events) == 1:
         return [completion_in(events[0])]
     chunk: dict[str, Any] = orjson.loads(b"".join(place) if place else body[:end])

@@ -10,10 +10,9 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.sse import BETWEEN
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import CHAT_CHUNK, CHAT_COMPLETION
-from codellama_proxy.openai_format.runs import Around, around, says
+from codellama_proxy.openai_format.runs import END_OF_LINE, Around, around, says
 
 _CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs"})
 _DELTA = frozenset({"role", "content", "refusal"})
@@ -38,15 +37,15 @@ def usual_completion(events: Sequence[Event]) -> dict[str, Any] | None:
             texts.append(text)
             continue
         place = around(text, body) if text else None
-        if BETWEEN in body or (text and place is None):
+        if END_OF_LINE in body or (text and place is None):
             return None
         chunk = orjson.loads(b"".join(place) if place else body)  # with an empty text
         choices = chunk.get("choices") if type(chunk) is dict else None
         if type(choices) is not list or len(choices) > 1:
             return None
-        for name, value in chunk.items():
-            if value is not None or name not in whole:
-                whole[name] = value
+        if None in chunk.values():
+            chunk = {name: value for name, value in chunk.items() if value is not None or name not in whole}
+        whole.update(chunk)
         if not choices:
             continue
         delta = _usual_delta(choices[0])

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from codellama_proxy.core.sse import END
 from codellama_proxy.core.types import Event, WriteChunk
-from codellama_proxy.upstream.chunk_template import Around, ChunkTemplate, is_regular, padding_at
+from codellama_proxy.openai_format.runs import Around
+from codellama_proxy.upstream.chunk_template import ChunkTemplate, is_regular, padding_at
 from codellama_proxy.upstream.timeouts import TaskTimeout
 
 CHUNK_END = b"\r\n"

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from codellama_proxy.core.sse import BETWEEN, END, START, Frame
 from codellama_proxy.core.types import Event
+from codellama_proxy.openai_format.runs import END_OF_LINE, Around, around
 from codellama_proxy.providers.common.json_documents import SurrogateHalves, UnreadableError
 
 MAX_TEMPLATE_BYTES = 16 << 10
@@ -36,8 +38,6 @@ _INSIDE_RUN = re.compile(rb'(?:[^"\\\x00-\x1f\x80-\xbf]|\\["\\/bfnrt])(?:[^"\\\x
 _UNUSUAL = bytes([*range(0x20), *b'"\\', *range(0x80, 0x100)])
 """What is left to `_INSIDE_RUN`: everything but printable ASCII text."""
 
-Around = tuple[bytes, bytes]
-"""The bytes before and after a text."""
 NOTHING_AROUND: Around = (b"", b"")
 
 Parse = Callable[[Any, Frame], tuple[Any, Sequence[Event]]]
@@ -93,6 +93,7 @@ class ChunkTemplate:
         "_before",
         "_data_at",
         "_event_around",
+        "_inside_of",
         "_is_passed_on",
         "_kind",
         "_model",
@@ -128,6 +129,8 @@ class ChunkTemplate:
         self.event_end = self._after + END
         """How it ends, unless it is padded."""
         self._data_at = len(prefix)
+        self._inside_of = itemgetter(slice(len(self.event_start), -len(self._after)))
+        """The inside of the string in a line that matches."""
         self._is_passed_on = not kind and not padded and self._event_around is None
         """Whether clients are sent what arrives."""
 
@@ -143,15 +146,14 @@ class ChunkTemplate:
 
         `events` are whole. `None`: the first one does not match.
         """
-        before, after, start = self._before, self._after, self.event_start
+        start = self.event_start
         if not self._is_passed_on or not events.startswith(start, at):
             return None
+        lines = events[at:].split(END_OF_LINE)[:-2:2]  # where it matches, every second one is empty
+        while not lines[-1].startswith(start):  # the first one does
+            lines.pop()
+        texts = list(map(self._inside_of, lines))
         at += len(START)
-        pieces = events[at : -len(END)].split(BETWEEN)
-        while not pieces[-1].startswith(before):  # the first one does
-            pieces.pop()
-        begin, end = len(before), -len(after)
-        texts = [data[begin:end] for data in pieces]
         body = self._joined(texts)
         if not events.startswith(body + END, at):  # one of them begins or ends in another way
             del texts[1:]
@@ -223,10 +225,9 @@ def learn(
         return None
     event, without = events[0], unpadded(frame.data)
     data = frame.data if without is None else without
-    quoted = orjson.dumps(event.text)
-    in_frame = _around(quoted, data)
-    in_event = in_frame if event.body is data else _around(quoted, event.body)
-    in_raw = _around(quoted, event.raw) if event.raw else NOTHING_AROUND
+    in_frame = around(event.text, data)
+    in_event = in_frame if event.body is data else around(event.text, event.body)
+    in_raw = around(event.text, event.raw) if event.raw else NOTHING_AROUND
     if in_frame is None or in_event is None or in_raw is None:
         return None
     padded = without is not None
@@ -256,7 +257,7 @@ def _text_of(texts: list[bytes]) -> str | None:
     `None` if none is left.
     """
     said = b"".join(texts)
-    if b"" in texts or len(said.translate(None, _UNUSUAL)) != len(said):
+    if not all(texts) or len(said.translate(None, _UNUSUAL)) != len(said):
         texts[:] = takewhile(_INSIDE_RUN.fullmatch, texts)
         said = b"".join(texts)
     return _decoded(said) or None
@@ -289,11 +290,3 @@ def _decoded(inside: bytes) -> str | None:
     except ValueError:
         return None
     return text
-
-
-def _around(quoted: bytes, data: bytes) -> Around | None:
-    """The bytes before and after the only occurrence of `quoted`; `None` if there is not exactly one."""
-    if data.count(quoted) != 1:
-        return None
-    at = data.index(quoted)
-    return data[: at + 1], data[at + len(quoted) - 1 :]
