@@ -22,7 +22,7 @@ from codellama_proxy.store.postgres.migrations import is_current, migrate
 from codellama_proxy.store.postgres.session import PostgresSession, connect
 from codellama_proxy.store.reports import GROUPS, Filters
 from codellama_proxy.store.request_search import Search
-from codellama_proxy.store.sql import audit, keys, report_queries, usage_totals
+from codellama_proxy.store.sql import audit, keys, log_queries, report_queries, usage_totals
 from codellama_proxy.store.sql.overviews import OverviewQueries
 from codellama_proxy.store.sql.queries import Query, Session
 from codellama_proxy.store.sql.request_search import RequestSearch
@@ -62,14 +62,14 @@ GROUPINGS = ((), *((name,) for name in GROUPS), ("day", "key", "user"), tuple(GR
 
 def reports() -> Iterator[Query]:
     for filters in FILTERS:
-        yield report_queries.logs_query(filters, 1, 10)
-        yield report_queries.count_query(filters)
-        yield report_queries.before_query(filters, 5, 5)
+        yield log_queries.logs_query(filters, 1, 10)
+        yield log_queries.count_query(filters)
+        yield log_queries.before_query(filters, 5, 5)
         for group_by in GROUPINGS:
             yield report_queries.spend_query(group_by, filters)
             yield report_queries.spend_page_query(group_by, filters, 1, 10)
-    yield report_queries.request_query("r")
-    yield report_queries.after_query(5, 5)
+    yield log_queries.request_query("r")
+    yield log_queries.after_query(5, 5)
     yield report_queries.SQL["seq_of"], ["r"]
     yield report_queries.SQL["uncertain"], []
     yield report_queries.SQL["before_last"], [3]

@@ -30,8 +30,8 @@ from codellama_proxy.store.reports import (
     TIME_GROUPS,
     Filters,
 )
+from codellama_proxy.store.sql import log_queries, usage_totals
 from codellama_proxy.store.sql import report_queries as queries
-from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.usage_ranges import split
 from codellama_proxy.store.sqlite import daily_totals
 from codellama_proxy.store.sqlite.connection import connect
@@ -249,17 +249,17 @@ def expected(group_by: Sequence[str], requests: list[Request]) -> list[tuple[Any
 
 
 def log(db: sqlite3.Connection, wanted: Filters) -> list[str]:
-    sql, values = queries.logs_query(wanted, 1, MAX_ROWS)
+    sql, values = log_queries.logs_query(wanted, 1, MAX_ROWS)
     return [row[0] for row in db.execute(sql, values)]
 
 
 def log_before(db: sqlite3.Connection, wanted: Filters, request_id: str) -> list[str]:
     (seq,) = db.execute(queries.SQL["seq_of"], [request_id]).fetchone()
-    return [row[0] for row in db.execute(*queries.before_query(wanted, seq, MAX_ROWS))]
+    return [row[0] for row in db.execute(*log_queries.before_query(wanted, seq, MAX_ROWS))]
 
 
 def counted(db: sqlite3.Connection, wanted: Filters) -> int:
-    sql, values = queries.count_query(wanted)
+    sql, values = log_queries.count_query(wanted)
     return int(db.execute(sql, values).fetchone()[0])
 
 

@@ -31,7 +31,10 @@ class Reports(Protocol):
     async def spend(
         self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = MAX_ROWS
     ) -> dict[str, Any]:
-        """A page of sums by any of `reports.GROUPS` and `TIME_GROUPS`, as `/spend` answers."""
+        """A page of sums by any of `reports.GROUPS` and `TIME_GROUPS`, as `/spend` answers.
+
+        Raises `ProxyError` invalid_value for groups that need too many sums.
+        """
 
 
 class Searches(Protocol):

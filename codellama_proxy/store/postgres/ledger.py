@@ -25,6 +25,7 @@ from codellama_proxy.store.postgres.session import PostgresSession
 from codellama_proxy.store.postgres.standings import reconcile, standings
 from codellama_proxy.store.queued_write import Write
 from codellama_proxy.store.sql import report_queries as queries
+from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.queries import Query
 from codellama_proxy.store.sql.row_reports import RowReports
 from codellama_proxy.store.write_queue import WriteQueue
@@ -133,6 +134,10 @@ class Ledger(RowReports):
 
     async def _sum(self, query: Query) -> list[tuple[Any, ...]]:
         return await self._read(query)
+
+    async def _in_sums(self) -> int:
+        ((upto,),) = await self._read((usage_totals.SQL["upto"], []))
+        return int(upto)
 
     # --- upkeep ------------------------------------------------------------------------------------------------
 

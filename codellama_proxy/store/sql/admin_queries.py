@@ -9,7 +9,7 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.store import reports
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange
-from codellama_proxy.store.sql import audit, keys
+from codellama_proxy.store.sql import audit, keys, log_queries
 from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sql.queries import Session
 
@@ -69,10 +69,10 @@ class AdminQueries:
         return int(position)
 
     def logs_after(self, position: int, size: int) -> list[tuple[int, dict[str, Any]]]:
-        sql, values = queries.after_query(position, size)
+        sql, values = log_queries.after_query(position, size)
         return [(row[0], reports.log_row(row[1:])) for row in self._db.execute(sql, values).fetchall()]
 
     def log(self, request_id: str) -> dict[str, Any]:
-        sql, values = queries.request_query(request_id)
+        sql, values = log_queries.request_query(request_id)
         row = self._db.execute(sql, values).fetchone()
         return reports.log_row(row[: len(reports.LOG_COLUMNS)])

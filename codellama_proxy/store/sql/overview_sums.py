@@ -34,7 +34,7 @@ def settled_query(group_by: Sequence[str], filters: Filters, among: Among | None
     names = in_order(group_by)
     if len(list(parts_of(names, filters))) == 1:
         return None
-    sql, values = spend_query(group_by, filters, among, newer=False)
+    sql, values = spend_query(group_by, filters, among, newer=False, ordered=False)
     return SQL["settled"].format(spend=sql, nulls="null, " * len(names)), values
 
 
@@ -60,5 +60,5 @@ def largest_query(group: str, measure: Measure, filters: Filters, size: int) -> 
     """The values of a group with the largest sums; as `spend_query`."""
     if measure == "failures":
         filters = filters._replace(status="error")
-    sql, values = spend_query((group,), filters)
+    sql, values = spend_query((group,), filters, ordered=False)
     return SQL["largest"].format(group=group, spend=sql, measure=_MEASURES[measure]), [*values, size]

@@ -1,4 +1,4 @@
-"""The SQL behind `store.reports`.
+"""The SQL of sums behind `store.reports`.
 
 Sums read the sums of `usage_totals`, and rows only where those do not reach (`usage_ranges`).
 
@@ -16,8 +16,6 @@ from codellama_proxy.limits.rates import user_name
 from codellama_proxy.limits.windows import DAY, HOUR, LAST_MOMENT
 from codellama_proxy.store.overviews import Among
 from codellama_proxy.store.reports import (
-    LOG_COLUMNS,
-    REQUEST_COLUMNS,
     STATUSES,
     TIME_GROUPS,
     Filters,
@@ -28,7 +26,6 @@ from codellama_proxy.store.sql.usage_ranges import (
     COLUMNS,
     DAYS,
     FILLED_BY_ROWS,
-    HOURS,
     KEYS,
     Split,
     UsageTable,
@@ -60,70 +57,27 @@ _IN_USAGE = {
 }
 _IN_TOTALS = _IN_USAGE | {"session": "null", "agent": "null", "day": "day"}
 _IN_TOTALS |= dict.fromkeys(TIME_GROUPS, "cast(strftime('%s', day) as integer)")
+_INDEXED = ({"user"}, {"user", "project"}, {"session"}, {"request_id"})
+"""Filters that an index answers without reading rows, of few requests."""
 # An index of one status is used only if the statement has that status as a constant.
 _STATUS = {status: f"status = '{status}' and status = ?" for status in STATUSES}
 
-_INDEXED = ({"project"}, {"key_id"}, {"user"}, {"user", "project"}, {"session"}, {"request_id"})
-"""Filters that an index answers without reading rows."""
-
-
-def logs_query(filters: Filters, page: int, size: int) -> Query:
-    which, values = requests_where(filters)
-    if _by_hours(filters):
-        return _logs_by_time(filters, (which, values), size, (page - 1) * size)
-    sql = SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=which)
-    return sql, [*values, size, (page - 1) * size]
-
-
-def _by_hours(filters: Filters) -> bool:
-    """Whether the sums by hour tell where to search. An index has the other filters."""
-    bounds = (filters.model, filters.agent, filters.start, filters.end)
-    return any(one is not None for one in bounds) or filters.status == "held"
-
-
-def _logs_by_time(filters: Filters, condition: Query, size: int, skip: int) -> Query:
-    which, values = condition
-    summed, limits = _summed_where(filters)
-    sql = SQL["logs_by_time"].format(columns=", ".join(LOG_COLUMNS), where=which, summed=summed)
-    most = skip + size
-    return sql, [*values, most, *limits, *limits, *values, most, size, skip]
-
-
-def before_query(filters: Filters, seq: int, size: int) -> Query:
-    """Rows older than `seq`, newest first."""
-    which, values = requests_where(filters)
-    if _by_hours(filters):
-        return _logs_by_time(filters, (f"{which} and seq < ?", [*values, seq]), size, 0)
-    return SQL["before"].format(columns=", ".join(LOG_COLUMNS), where=which), [*values, seq, size]
-
-
-def count_query(filters: Filters) -> Query:
-    if _is_indexed(filters):
-        which, values = requests_where(filters)
-        return SQL["count_by_index"].format(where=which), values
-    sql, values = _rows_query((), filters)
-    return SQL["count"].format(rows=sql), values
-
-
-def _is_indexed(filters: Filters) -> bool:
-    return {name for name, value in filters._asdict().items() if value is not None} in _INDEXED
-
-
-def request_query(request_id: str) -> Query:
-    return SQL["whole"].format(columns=", ".join(REQUEST_COLUMNS)), [request_id]
-
-
-def after_query(seq: int, size: int) -> Query:
-    """Rows newer than `seq`, oldest first, each preceded by its `seq`."""
-    return SQL["after"].format(columns=", ".join(LOG_COLUMNS)), [seq, size]
-
 
 def spend_query(
-    group_by: Sequence[str], filters: Filters, among: Among | None = None, *, newer: bool = True
+    group_by: Sequence[str],
+    filters: Filters,
+    among: Among | None = None,
+    *,
+    newer: bool = True,
+    ordered: bool = True,
+    after: int = 0,
 ) -> Query:
-    """Sums by any of `GROUPS`; one row if there is no group. Without `newer`, only what is in the sums."""
+    """Sums by any of `GROUPS`; one row if there is no group. Without `newer`, only what is in the sums.
+
+    `after`: a sequence up to which everything is in the sums. It changes no result, but a server plans better with it.
+    """
     names = in_order(group_by)
-    rows, values = _rows_query(names, filters, newer=newer)
+    rows, values = rows_query(names, filters, newer=newer, after=after)
     totals, more = _totals_where(filters)
     only, wanted = among_where(among)
     sql = SQL["spend"].format(
@@ -132,9 +86,13 @@ def spend_query(
         of_totals=columns_of((_IN_TOTALS.get(name, name), name) for name in names),
         totals=totals,
         among=only,
-        order=f"group by {positions_of(names)} order by {_ordered(names)}" if names else "",
+        order=_grouped(names, ordered=ordered) if names else "",
     )
     return sql, values + more + wanted
+
+
+def _grouped(names: Sequence[str], *, ordered: bool) -> str:
+    return f"group by {positions_of(names)}" + (f" order by {_ordered(names)}" if ordered else "")
 
 
 def among_where(among: Among | None) -> Query:
@@ -148,24 +106,24 @@ def among_where(among: Among | None) -> Query:
     return f"where ({' or '.join(conditions) or 'false'})", given
 
 
-def _rows_query(names: Sequence[str], filters: Filters, *, newer: bool = True) -> Query:
+def rows_query(names: Sequence[str], filters: Filters, *, newer: bool = True, after: int = 0) -> Query:
     """Groups and sums of the requests that `requests` still has; a group may come more than once."""
-    parts = list(parts_of(names, filters))[0 if newer else 1 :]
+    parts = list(parts_of(names, filters, after))[0 if newer else 1 :]
     return "\n    union all\n    ".join(sql for sql, _ in parts), [
         value for _, values in parts for value in values
     ]
 
 
-def parts_of(names: Sequence[str], filters: Filters) -> Iterator[Query]:
+def parts_of(names: Sequence[str], filters: Filters, after: int = 0) -> Iterator[Query]:
     """The requests that are not in the sums yet come first, unless all are read from rows."""
     of_requests = columns_of((IN_REQUESTS.get(name, name), name) for name in names)
     which, values = requests_where(filters)
     table = table_for(names, filters)
-    if table is None and (not set(names).intersection(TIME_GROUPS) or _is_indexed(filters)):
+    if table is None and (not set(names).intersection(TIME_GROUPS) or is_indexed(filters)):
         yield SQL["of_requests"].format(groups=of_requests, where=which), values
         return
     newer = SQL["newer"].format(where=which)
-    yield SQL["of_requests"].format(groups=of_requests, where=newer), values
+    yield SQL["of_requests"].format(groups=of_requests, where=newer), [after, *values]
     if table is None:
         yield _of_hours(of_requests, filters)
         return
@@ -217,10 +175,16 @@ def _of_hours(of_requests: str, filters: Filters, condition: str = "true") -> Qu
 
 
 def spend_page_query(
-    group_by: Sequence[str], filters: Filters, page: int, size: int, among: Among | None = None
+    group_by: Sequence[str],
+    filters: Filters,
+    page: int,
+    size: int,
+    among: Among | None = None,
+    *,
+    after: int = 0,
 ) -> Query:
     """One page of `spend_query`, and the sums over all groups; parsed by `page_of_groups`."""
-    sql, values = spend_query(group_by, filters, among)
+    sql, values = spend_query(group_by, filters, among, ordered=False, after=after)
     names = in_order(group_by)
     whole = SQL["spend_page"].format(
         spend=sql,
@@ -228,6 +192,10 @@ def spend_page_query(
         order="order by " + _ordered(names, 2) if names else "",
     )
     return whole, [*values, size, (page - 1) * size]
+
+
+def is_indexed(filters: Filters) -> bool:
+    return {name for name, value in filters._asdict().items() if value is not None} in _INDEXED
 
 
 def positions_of(names: Sequence[str], first: int = 1) -> str:
@@ -269,17 +237,6 @@ def _usage_where(table: UsageTable, filters: Filters, first: int | None, last: i
         ("user = ?", _stored_user(filters)),
         (f"{table.time} >= ?", first),
         (f"{table.time} < ?", last),
-    )
-
-
-def _summed_where(filters: Filters) -> Query:
-    """The sums by hour that can have requests of the filters."""
-    return where(
-        *names_where(filters),
-        (f"{HOURS.time} >= ?", None if filters.start is None else hour_of(filters.start)),
-        (f"{HOURS.time} < ?", None if filters.end is None else math.ceil(filters.end)),
-        (SQL["since_agent"], filters.agent),
-        (SQL["until_agent"], filters.agent),
     )
 
 

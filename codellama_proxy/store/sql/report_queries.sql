@@ -44,9 +44,13 @@ select seq, {columns} from requests where seq > ? order by seq limit ?;
 
 -- name: spend
 -- Sums over rows and daily totals, by any of the groups.
-select {names} coalesce(sum(requests), 0) as requests, coalesce(sum(prompt_tokens), 0) as prompt_tokens,
-       coalesce(sum(completion_tokens), 0) as completion_tokens, coalesce(sum(cost_nanos), 0) as cost_nanos,
-       coalesce(sum(saved_nanos), 0) as saved_nanos, coalesce(sum(unpriced), 0) as unpriced
+select {names}
+       cast(coalesce(sum(requests), 0) as bigint) as requests,
+       cast(coalesce(sum(prompt_tokens), 0) as bigint) as prompt_tokens,
+       cast(coalesce(sum(completion_tokens), 0) as bigint) as completion_tokens,
+       cast(coalesce(sum(cost_nanos), 0) as bigint) as cost_nanos,
+       cast(coalesce(sum(saved_nanos), 0) as bigint) as saved_nanos,
+       cast(coalesce(sum(unpriced), 0) as bigint) as unpriced
 from (
     {rows}
     union all
@@ -65,8 +69,8 @@ select {groups} 1 as requests, prompt_tokens, completion_tokens, cost_nanos, sav
     from requests where {where};
 
 -- name: newer
--- Condition: rows that are not in the sums.
-seq > (select upto from rolled_up) and {where};
+-- Condition: rows that are not in the sums. The second sequence is no further than the first.
+seq > (select upto from rolled_up) and seq > ? and {where};
 
 -- name: in_hours
 -- Condition: rows in the sums by hour, of the hours from one to before another. SQLite searches by one upper bound only.
@@ -86,12 +90,20 @@ hour < (select max(day) + 86400 from usage_days where agent <> '' and agent = ?)
 day > (select day from usage_keys_from);
 
 -- name: before_keys
--- Condition: sums by day, where those by key are not complete.
-day <= (select day from usage_keys_from);
+-- Condition: sums by day, where those by key are not complete. What says that they are is looked at once, before any row.
+(select day from usage_keys_from) > -9007199254740992 and day <= (select day from usage_keys_from);
 
 -- name: not_filled
 -- Condition: rows that are not in the sums by hour which an older version did not have.
-seq <= (select seq from hours_filled_from);
+(select seq from hours_filled_from) > 0 and seq <= (select seq from hours_filled_from);
+
+-- name: size
+-- How many sums a report reads: no further than a limit.
+select count(*) from (select 1 as one from {table} where {where} limit ?) as found;
+
+-- name: size_of_edges
+-- How many rows a report reads at both ends of its time range.
+select coalesce(sum(requests), 0) from usage_hours where {where};
 
 -- name: of_usage
 -- The part of a sum that is read from sums.
