@@ -50,7 +50,7 @@ _NO_FENCE = (
     "        trip = self._db.round_trip()\n"
     '        trip.send("begin")\n'
 )
-_FORGET = 'self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))'
+_FORGET = 'self.settle(Settlement(admit.ask.request_id, "error", 503, basis="exact"))'
 _ORDER = "any(%s) order by scope for no key update"
 MUTANTS = (
     Mutant("no beat in the transaction", f"{STORE}/batch.py", _FENCE, _NO_FENCE, (REPEATS,)),

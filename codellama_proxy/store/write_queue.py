@@ -148,6 +148,10 @@ class WriteQueue(Generic[Connection]):
         except RuntimeError:  # no event loop in this thread
             self._wake()
 
+    def wake(self) -> None:
+        """Have what is queued committed now."""
+        self._wake()
+
     def _wake_if_queued(self) -> None:
         # Event loops count in milliseconds, so this may be early: the next write schedules another.
         self._due = 0.0

@@ -24,7 +24,12 @@ from tests.support.postgres import Databases, PostgresServer
 from tests.support.postgres_store import PostgresStore, address_of, prepared_database
 from tests.support.postgres_worker import Worker
 
-SCOPES = (of_global(max_parallel_requests=60), of_project(max_budget=1000), of_key(rpm_limit=60))
+SCOPES = (
+    of_global(max_parallel_requests=60),
+    of_project(max_budget=1000),
+    of_key(rpm_limit=60, tpm_limit=9000),
+)
+"""With a token rate, settlements share the transaction of the next admission."""
 STARVED_SECONDS = 1.4
 """The server ends a transaction that waits for its client for 1 s."""
 LOCKED_SECONDS = 5.0

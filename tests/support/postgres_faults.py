@@ -266,6 +266,7 @@ async def _work(number: int, reached: str, log: Path, budget: int, clients: int)
                 ledger.settle(settlement(request, cost))
 
         await asyncio.gather(*(client() for _ in range(clients)))
+        ledger.close()
         await asyncio.to_thread(queue.close, 30.0)
         lines.write(f"late {engine.late_settlements}\n")
 

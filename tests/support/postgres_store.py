@@ -77,9 +77,11 @@ class PostgresStore:
         self.writer = WriteQueue(self.engine, "test")
         self.writer.start()
         connections = Connections(self.address)
+        ledger = ClockedLedger(self, self.writer, connections)
         try:
-            yield ClockedLedger(self, self.writer, connections)
+            yield ledger
         finally:
+            ledger.close()
             await connections.close()
             await asyncio.to_thread(self.writer.close)
 

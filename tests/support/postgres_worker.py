@@ -44,5 +44,6 @@ class Worker:
         await self.stop()
 
     async def stop(self) -> None:
+        self.ledger.close()
         await self.connections.close()
         await asyncio.to_thread(self.queue.close)

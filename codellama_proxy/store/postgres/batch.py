@@ -12,6 +12,7 @@ from typing import Any
 
 from codellama_proxy.limits.admission import AdmissionRequest
 from codellama_proxy.limits.rates import ScopeLimits, scope_ids
+from codellama_proxy.limits.usual_admission import usual_decision
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.ledger import page
 from codellama_proxy.store.ledger.page import Held, Page
@@ -21,6 +22,7 @@ from codellama_proxy.store.postgres.operations import (
     Admit,
     Extend,
     HoldAgain,
+    NoRoomError,
     Note,
     Operation,
     Settle,
@@ -179,7 +181,7 @@ class Batch:
                     case Admit():
                         if not self._refreshed(operation.ask.scopes, now):
                             return list(items[position:])
-                        item.result = self._admit(operation.ask._replace(created_at=now))
+                        item.result = self._admit(operation.ask._replace(created_at=now), operation.passing)
                     case Extend() | Note():
                         if not self._refreshed(_budgets(operation), now):
                             return list(items[position:])
@@ -206,8 +208,10 @@ class Batch:
             balance.duration_since = max(self._loaded_at, balance.duration_since)
         return True
 
-    def _admit(self, ask: AdmissionRequest) -> object:
-        decision = self._page.decide(ask)
+    def _admit(self, ask: AdmissionRequest, passing: bool) -> object:
+        decision = usual_decision(ask, self._balances) if passing else self._page.decide(ask)
+        if decision is None:
+            raise NoRoomError
         ids = page.scope_ids(ask)
         row = held_row(ask, decision.admission.hold_nanos)._asdict()
         self._page.admit(ask, ids, decision)

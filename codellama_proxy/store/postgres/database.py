@@ -68,6 +68,7 @@ class Database:
             read = BoundedReads(queue.barrier, bounded)
             keys = StoredKeys(connections, engine, lambda: queue.healthy)
             ledger = Ledger(queue, connections)
+            stack.callback(ledger.close)
             yield Store(
                 keys=keys,
                 audit=keys,

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from codellama_proxy.core.snapshot import Limits, Snapshot
 from codellama_proxy.core.types import Key
@@ -19,11 +19,11 @@ from codellama_proxy.store.errors import StoreUnavailableError, accounting_unava
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.postgres import housekeeping
 from codellama_proxy.store.postgres.connections import Connections, forget_changes
-from codellama_proxy.store.postgres.operations import Admit, Extend, Note, Operation, Settle
+from codellama_proxy.store.postgres.operations import Admit, Extend, NoRoomError, Note, as_write
 from codellama_proxy.store.postgres.outbox import trim
 from codellama_proxy.store.postgres.session import PostgresSession
 from codellama_proxy.store.postgres.standings import reconcile, standings
-from codellama_proxy.store.queued_write import Write
+from codellama_proxy.store.postgres.waiting_settlements import WAIT_SECONDS, WaitingSettlements
 from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.queries import Query
@@ -49,11 +49,14 @@ class Ledger(RowReports):
         queue: WriteQueue[PostgresSession],
         connections: Connections,
         patience: float = MAX_WAIT_SECONDS,
+        settle_within: float = WAIT_SECONDS,
     ) -> None:
-        """`patience`: seconds that a request waits for the database."""
+        """Seconds that a request waits for the database, and a settlement for others to be written with."""
         self._queue = queue
         self._patience = patience
         self._connections = connections
+        self._ends = WaitingSettlements(queue, settle_within)
+        queue.before_barrier = self._ends.post
         self.dropped = 0
         """Number of tracking records removed to make room for newer ones."""
 
@@ -61,38 +64,49 @@ class Ledger(RowReports):
         """Hold the maximum cost. Raises `ProxyError`: a limit, model_not_priced or accounting_unavailable."""
         if not self._queue.healthy:  # nothing waits for a server that is away
             raise accounting_unavailable()
+        if self._ends.let_pass(ask):
+            try:
+                return await self._admit(Admit(ask, passing=True))
+            except NoRoomError:
+                self._ends.found_no_room()
+        return await self._admit(Admit(ask))
+
+    async def _admit(self, admit: Admit) -> Admission:
         try:
             async with asyncio.timeout(self._patience):
-                admission: Admission = await self._queue.run(_write(Admit(ask)))
+                admission: Admission = await self._queue.run(as_write(admit))
         except (StoreUnavailableError, TimeoutError) as error:
             # The commit may have succeeded, and the row must not stay held.
-            self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))
+            self.settle(Settlement(admit.ask.request_id, "error", 503, basis="exact"))
             raise accounting_unavailable() from error
+        self._ends.held(admit.ask.request_id, admission.hold_nanos)
         return admission
 
     async def extend(self, extension: Extension) -> int:
         """Hold more for a further attempt; returns the nano-USD added. Raises as `admit`."""
         if not self._queue.healthy:
             raise accounting_unavailable()
+        self._ends.post()
         try:
             async with asyncio.timeout(self._patience):
-                added: int = await self._queue.run(_write(Extend(extension)))
+                added: int = await self._queue.run(as_write(Extend(extension)))
         except (StoreUnavailableError, TimeoutError) as error:
             raise accounting_unavailable() from error
+        self._ends.held(extension.request_id, added)
         return added
 
     def note(self, extension: Extension) -> None:
         """Queue the record of a further attempt that needs no money held, for the settlement after a crash."""
         with suppress(StoreUnavailableError):  # closed; the settlement will contain all attempts
-            self._queue.post(_write(Note(extension)))
+            self._queue.post(as_write(Note(extension)))
 
     def settle(self, settlement: Settlement) -> None:
-        """Queue the end of a request; retried until it is written; ignored if the request was never admitted."""
-        try:
-            self._queue.post(_write(Settle(settlement)))
-        except StoreUnavailableError:
-            # Already closed: the row stays held, and another process settles it.
-            log.error("request %s ended after the ledger was closed", settlement.request_id)
+        """Have the end of a request written soon; retried until it is; ignored if the request was never admitted."""
+        self._ends.add(settlement)
+
+    def close(self) -> None:
+        """Queue everything; called before the queue is closed."""
+        self._ends.close()
 
     async def recover(self) -> int:
         """Nothing: the workers of an installation settle what dead ones hold."""
@@ -176,11 +190,6 @@ class Ledger(RowReports):
             except StoreUnavailableError:
                 await asyncio.sleep(FOLD_PAUSE_SECONDS)
         return await self._connections.run(fn)
-
-
-def _write(operation: Operation) -> Write[PostgresSession, Any]:
-    """The queue gives items to `PostgresEngine`, which knows operations besides functions."""
-    return cast("Write[PostgresSession, Any]", operation)
 
 
 def _with_own_scopes(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLimits, ...]:

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settlement
 from codellama_proxy.limits.rates import scope_ids
-from codellama_proxy.store.queued_write import QueuedWrite
+from codellama_proxy.store.postgres.session import PostgresSession
+from codellama_proxy.store.queued_write import QueuedWrite, Write
 
 
 @dataclass(slots=True)
@@ -16,6 +17,8 @@ class Admit:
     """Admit a request; the result is an `Admission`."""
 
     ask: AdmissionRequest
+    passing: bool = False
+    """Settlements wait that are not in the transaction: `NoRoomError` unless every scope has room without them."""
 
 
 @dataclass(slots=True)
@@ -47,7 +50,16 @@ class HoldAgain:
     """The columns of `held`."""
 
 
+class NoRoomError(Exception):
+    """An admission has to be decided after the settlements that it passed. Nothing was changed."""
+
+
 Operation = Admit | Extend | Note | Settle | HoldAgain
+
+
+def as_write(operation: Operation) -> Write[PostgresSession, Any]:
+    """What the queue carries to `PostgresEngine`, which knows operations besides functions."""
+    return cast("Write[PostgresSession, Any]", operation)
 
 
 def operation_of(item: QueuedWrite) -> Operation:
