@@ -18,7 +18,7 @@ import orjson
 
 from codellama_proxy.core.sse import BETWEEN, END, START, Frame
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format.runs import END_OF_LINE, Around, around
+from codellama_proxy.openai_format.runs import Around, around
 from codellama_proxy.providers.common.json_documents import SurrogateHalves, UnreadableError
 
 MAX_TEMPLATE_BYTES = 16 << 10
@@ -129,8 +129,8 @@ class ChunkTemplate:
         self.event_end = self._after + END
         """How it ends, unless it is padded."""
         self._data_at = len(prefix)
-        self._inside_of = itemgetter(slice(len(self.event_start), -len(self._after)))
-        """The inside of the string in a line that matches."""
+        self._inside_of = itemgetter(slice(len(self._before), -len(self._after)))
+        """The inside of the string in data that match."""
         self._is_passed_on = not kind and not padded and self._event_around is None
         """Whether clients are sent what arrives."""
 
@@ -146,14 +146,14 @@ class ChunkTemplate:
 
         `events` are whole. `None`: the first one does not match.
         """
-        start = self.event_start
-        if not self._is_passed_on or not events.startswith(start, at):
+        before = self._before
+        if not self._is_passed_on or not events.startswith(self.event_start, at):
             return None
-        lines = events[at:].split(END_OF_LINE)[:-2:2]  # where it matches, every second one is empty
-        while not lines[-1].startswith(start):  # the first one does
-            lines.pop()
-        texts = list(map(self._inside_of, lines))
         at += len(START)
+        pieces = events[at : -len(END)].split(BETWEEN)
+        while not pieces[-1].startswith(before):  # the first one does
+            pieces.pop()
+        texts = list(map(self._inside_of, pieces))
         body = self._joined(texts)
         if not events.startswith(body + END, at):  # one of them begins or ends in another way
             del texts[1:]
