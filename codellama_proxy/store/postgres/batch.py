@@ -160,7 +160,8 @@ class Batch:
         if missing:
             raise ScopesMissingError(missing)
         for scope in ids:  # without a row nothing limits the scope, and nothing is written
-            self._balances.setdefault(scope, ScopeBalance())
+            if scope not in self._balances:
+                self._balances[scope] = ScopeBalance()
 
     # --- deciding ----------------------------------------------------------------------------------------------
 

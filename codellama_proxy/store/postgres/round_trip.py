@@ -133,7 +133,7 @@ class RoundTrip:
         result = self._result()
         if result is None:
             raise OperationalError("the server's answers do not match the statements")
-        self._result()  # there is no more of this statement
+        self._pgconn.get_result()  # there is no more of this statement
         if result.status not in _DONE:
             return error_from_result(result, "utf-8")
         if result.ntuples:
@@ -176,4 +176,6 @@ def _encoded(value: Value) -> bytes | None:
 
 def _element(value: str | bytes) -> bytes:
     text = f"\\x{value.hex()}" if isinstance(value, bytes) else value.replace("\0", "\ufffd")
-    return b'"' + _QUOTED.sub(r"\\\1", text).encode("utf-8", "replace") + b'"'
+    if '"' in text or "\\" in text:
+        text = _QUOTED.sub(r"\\\1", text)
+    return b'"' + text.encode("utf-8", "replace") + b'"'

@@ -126,16 +126,16 @@ def scoped(sql: str, scope: str, **values: Any) -> tuple[str, dict[str, Any]]:
     return scope_queries.scoped(sql, _WHERE, scope, **values)
 
 
-def rows_json(rows: Iterable[dict[str, Any]]) -> str:
+def rows_json(rows: Iterable[dict[str, Any]]) -> bytes:
     """Rows for `json_populate_recordset`. PostgreSQL stores no NUL, and only valid Unicode."""
     listed = list(rows)
     try:
         text = orjson.dumps(listed)
         if b"\\u0000" not in text:
-            return text.decode()
+            return text
     except TypeError:  # half of a surrogate pair
         pass
-    return orjson.dumps([{name: _storable(value) for name, value in row.items()} for row in listed]).decode()
+    return orjson.dumps([{name: _storable(value) for name, value in row.items()} for row in listed])
 
 
 def _storable(value: Any) -> Any:

@@ -150,7 +150,7 @@ def settle_orphans(db: PostgresSession, worker: int) -> int:
         return 0
     ends = {orphan.request_id: crashed(orphan) for orphan in orphans}
     rows = [{"request_id": name, **settled_row(end)._asdict()} for name, end in ends.items()]
-    moved = db.native(SQL["settle"], (list(ends), rows_json(rows))).fetchall()
+    moved = db.native(SQL["settle"], (list(ends), rows_json(rows).decode())).fetchall()
     held = {row[0]: held_of(row) for row in moved}
     ids = sorted({scope for one in held.values() for scope in one.scopes})
     balances: dict[str, ScopeBalance] = {scope: ScopeBalance() for scope in ids}
@@ -161,7 +161,7 @@ def settle_orphans(db: PostgresSession, worker: int) -> int:
     changed = [
         balance.row(scope) for scope, balance in balances.items() if isinstance(balance, StoredBalance)
     ]
-    db.native(SQL["keep_scopes"], (rows_json(changed),))
+    db.native(SQL["keep_scopes"], (rows_json(changed).decode(),))
     return len(orphans)
 
 
