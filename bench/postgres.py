@@ -9,6 +9,7 @@ process on a core of its own, and two and four processes, all on the same limits
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -42,8 +43,9 @@ Measured on {date} with PostgreSQL {version} on the same machine, whose socket i
 cache is off, everything else is on, and all requests count in the same scopes. Plain answers; the upstream answers at
 once. Each figure is the median of {rounds} turns of {seconds:g} s."""
 ALONE = """\
-The database is asked between the turns: a round trip takes {trip:.2f} ms and a flush of its disk {flush:.2f} ms. An
-admission takes two trips and a flush before anything is sent to the upstream."""
+The database is asked between the turns, from the core of the servers: a round trip takes {trip:.2f} ms, and a flush of
+its disk {flush:.2f} ms. An admission takes two trips and a flush before anything is sent to the upstream. The database,
+the upstream and the load share the other core."""
 TOGETHER = """\
 {connections} connections. A single process has a core to itself; the database, the upstream and the load share the
 other. Several processes share both cores with these, which take {others:.0f} µs of each request."""
@@ -75,9 +77,14 @@ def p50_ms(do: Callable[[], object], count: int) -> float:
 
 
 def costs(url: str) -> Costs:
-    with closing(connect(address_of(url))) as db:
-        trip = p50_ms(lambda: db.native("select 1"), PROBES)
-        flush = p50_ms(lambda: db.native(SQL["flush"]), PROBES // 3)
+    """As a server has them: the database runs on another core."""
+    os.sched_setaffinity(0, {SERVER_CORE})
+    try:
+        with closing(connect(address_of(url))) as db:
+            trip = p50_ms(lambda: db.native("select 1"), PROBES)
+            flush = p50_ms(lambda: db.native(SQL["flush"]), PROBES // 3)
+    finally:
+        aside()
     return Costs(trip, max(flush - trip, 0.0))
 
 
