@@ -196,7 +196,7 @@ Note = Callable[[Sequence[Event]], Any]
 """Records events, in their order."""
 
 WriteChunk = Callable[[bytes, float], bool]
-"""Writes a chunk of an HTTP body, framing included, at the event loop's time; `False` if it cannot be written now."""
+"""Writes chunks of an HTTP body, framing included, at the event loop's time; `False` if that is impossible now."""
 
 
 class ChunkOutlet:

@@ -165,7 +165,7 @@ class DirectExchange(RequestResponseCycle):
         self.on_response()
 
     def pass_on(self, chunk: bytes, now: float) -> bool:
-        """As `write`, with a piece that is framed already; `False` if it has to be written in another way."""
+        """As `write`, with chunks that are framed already; `False` if it has to be written in another way."""
         if self.disconnected or self.flow.write_paused or self._head or not self.chunked_encoding:
             return False
         self.passed_at = now

@@ -1,8 +1,8 @@
 """Sends the usual chunks of a stream to the client as they arrive, without parsing them.
 
 Most chunks of a stream differ from the one before in their text only: an HTTP chunk with one event that matches the
-template. They are checked and written; what they say is kept as bytes and becomes one event later. Anything else is
-left to the parser, so this decides only what a chunk costs, never what it means.
+template. They are checked and written, one or several at a time; what they say is kept as bytes and becomes one event
+later. Anything else is left to the parser, so this decides only what a chunk costs, never what it means.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from codellama_proxy.upstream.chunk_template import ChunkTemplate, is_regular, p
 from codellama_proxy.upstream.timeouts import TaskTimeout
 
 CHUNK_END = b"\r\n"
+EVENT_END = END + CHUNK_END
+"""How a chunk with one event ends."""
 PADDED_END = b"}" + END
 """How a padded event ends, after the padding."""
 MAX_CHUNKS = 128
@@ -45,10 +47,10 @@ class ChunkRelay:
         "_end",
         "_end_size",
         "_frames",
-        "_insides",
         "_is_padded",
         "_left",
         "_needles",
+        "_said",
         "_start",
         "_template",
         "_time",
@@ -82,54 +84,73 @@ class ChunkRelay:
         self._write = write
         self._watch = watch
         self._time: Callable[[], float] = watch.loop.time
-        self._insides: list[bytes] = []
+        self._said: list[bytes] = []
         """What is inside the JSON strings of the chunks written."""
         self._left = MAX_CHUNKS
 
     def feed(self, data: bytes) -> bool:
-        """Writes a chunk; `False` if it is unusual or cannot be written now: nothing was done."""
-        size = len(data)
-        if not self._left or size > MAX_CHUNK_BYTES:
-            return False
-        line, start = SIZE_LINES[size], self._start
-        if not (data.startswith(line) and data.startswith(start, len(line))):
-            return False
-        end = size
-        if self._is_padded and (end := _padding_at(data)) < 0:
-            return False
-        if not data.endswith(self._end, 0, end):
-            return False
-        inside = data[len(line) + len(start) : end - self._end_size]
-        if not is_regular(inside):
+        """Writes whole chunks; `False` if one is unusual or they cannot be written now: nothing was done."""
+        inside = self._inside(data) if self._left else None
+        insides = self._insides_of(data) if inside is None else (inside,)
+        if insides is None:
             return False
         for needle in self._needles:
             if needle in data:
                 return False
-        now = self._time()
-        if not self._write(data if self._frames is None else _framed(inside, self._frames), now):
+        now, frames = self._time(), self._frames
+        written = data if frames is None else b"".join([_framed(one, frames) for one in insides])
+        if not self._write(written, now):
             return False
         self._watch.heard_at = now
-        self._insides.append(inside)
-        self._left -= 1
+        self._said.extend(insides)
+        self._left -= len(insides)
         return True
+
+    def _insides_of(self, data: bytes) -> Sequence[bytes] | None:
+        """The inside of each chunk of several that arrived together; `None` if one is unusual, or for too many."""
+        if data.count(EVENT_END) > self._left or not data.endswith(EVENT_END):
+            return None
+        insides = []
+        for chunk in data.split(EVENT_END)[:-1]:
+            inside = self._inside(chunk + EVENT_END)
+            if inside is None:
+                return None
+            insides.append(inside)
+        return insides
+
+    def _inside(self, chunk: bytes) -> bytes | None:
+        """What is inside the JSON string of a whole chunk; `None` if it is unusual."""
+        size = len(chunk)
+        if size > MAX_CHUNK_BYTES:
+            return None
+        line, start = SIZE_LINES[size], self._start
+        if not (chunk.startswith(line) and chunk.startswith(start, len(line))):
+            return None
+        end = size
+        if self._is_padded and (end := _padding_at(chunk)) < 0:
+            return None
+        if not chunk.endswith(self._end, 0, end):
+            return None
+        inside = chunk[len(line) + len(start) : end - self._end_size]
+        return inside if is_regular(inside) else None
 
     def close(self) -> Event | None:
         """Ends it. Returns the chunks written as one event, a run; `None` if there was none."""
         self._left = 0
-        return self._template.run_of(self._insides) if self._insides else None
+        return self._template.run_of(self._said) if self._said else None
 
     @property
     def received(self) -> int:
         """Bytes of the events written, without padding."""
         around = len(self._template.event_start) + len(self._template.event_end)
-        return sum([len(inside) + around for inside in self._insides])
+        return sum([len(inside) + around for inside in self._said])
 
 
 def _padding_at(data: bytes) -> int:
     """Where the padding begins in a chunk with one event; -1 if there is none."""
-    if not data.endswith(END + CHUNK_END):
+    if not data.endswith(EVENT_END):
         return -1
-    return padding_at(data, len(data) - len(END + CHUNK_END))
+    return padding_at(data, len(data) - len(EVENT_END))
 
 
 def _framed(inside: bytes, frames: Around) -> bytes:

@@ -65,7 +65,7 @@ class Exchange(Protocol):
     """The event loop's time of the last `pass_on`."""
 
     def pass_on(self, chunk: bytes, now: float) -> bool:
-        """A piece of the body, framed as an HTTP chunk already; `False` if it cannot be written now.
+        """A piece of the body, framed as HTTP chunks already; `False` if it cannot be written now.
 
         `now`: the event loop's time.
         """

@@ -113,11 +113,13 @@ async def _relayed(pieces: Sequence[bytes], takes: Sequence[bool] | None, form: 
         assert now > 0
         if not next(turns):
             return False
-        line, rest = chunk.split(b"\r\n", 1)
-        assert len(rest) == int(line, 16) + 2
-        assert rest.endswith(b"\r\n")
-        written.extend(rest[:-2])
-        passed_on += 1
+        while chunk:
+            line, rest = chunk.split(b"\r\n", 1)
+            size = int(line, 16)
+            assert rest[size : size + 2] == b"\r\n"
+            written.extend(rest[:size])
+            chunk = rest[size + 2 :]
+            passed_on += 1
         return True
 
     def send(events: Sequence[Event]) -> bool:
@@ -266,7 +268,7 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], str]:
     for frame in frames:
         at += len(frame)
         edges.add(at)
-    edges -= set(draw(st.lists(st.sampled_from(sorted(edges)), max_size=3))) - {0, len(raw)}
+    edges -= set(draw(st.lists(st.sampled_from(sorted(edges)), max_size=8))) - {0, len(raw)}
     edges |= {place % (len(raw) + 1) for place in draw(st.lists(st.integers(0, 9000), max_size=4))}
     return [raw[a:b] for a, b in pairwise(sorted(edges))], form
 
@@ -290,6 +292,26 @@ def test_usual_chunks_are_sent_on_as_they_arrive(form: str) -> None:
     )
     assert found.passed_on >= len(words)
     assert found.charged.startswith('one two three the\n    "x"é end')
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_usual_chunks_that_arrive_together_are_sent_on_together(form: str) -> None:
+    event, begin, end, _ = FORMS[form]
+    learned = [framed(one) for one in (begin, event(b"one"), event(b" two"), event(b" three")) if one]
+    words = [framed(event(b" %d" % number)) for number in range(MAX_CHUNKS)]
+    unusual = framed(event(b"")) + words[0]
+    pieces = [
+        *learned,
+        b"".join(words[:9]),
+        words[9],
+        b"".join(words[10:12]),
+        unusual,
+        *words[:2],
+        framed(end),
+    ]
+    found = check_same(pieces, form=form)
+    assert found.passed_on >= 12
+    check_same([*learned, *words[:3], b"".join(words), framed(end)], form=form)  # too many for one event
 
 
 @example(b"\\ud83d", b"\\ude00")
