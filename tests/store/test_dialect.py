@@ -206,6 +206,7 @@ async def _looked_up(db: Session) -> list[object]:
         await overviews.user_balances(),
         await overviews.recent("p", 5),
         await overviews.keys("p"),
+        await overviews.known_keys("p"),
         await overviews.since(),
         await search.neighbours(Search(), "r"),
         await search.among(Search(), ["r"]),

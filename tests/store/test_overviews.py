@@ -147,6 +147,8 @@ def test_keys_come_with_their_last_use(store: Store) -> None:
             (idle.key_id, None),
         ]
         assert [one.key.name for one in await overviews.keys("web")] == ["used"]
+        assert await overviews.known_keys(None) == [one.key for one in found]
+        assert [one.name for one in await overviews.known_keys("web")] == ["used"]
 
     run(store, use)
 

@@ -73,6 +73,9 @@ class Overviews(Protocol):
     async def recent(self, project: str | None, size: int) -> list[Recent]:
         """The newest requests that have ended, newest first."""
 
+    async def known_keys(self, project: str | None) -> list[Key]:
+        """The newest `MAX_KEYS` keys, newest first."""
+
     async def keys(self, project: str | None) -> list[KeyUse]:
         """The newest `MAX_KEYS` keys, newest first, with their last use."""
 

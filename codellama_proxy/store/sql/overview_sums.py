@@ -56,9 +56,9 @@ def newer_query(group_by: Sequence[str], filters: Filters, after: int, among: Am
     return sql, [after, *values, *wanted]
 
 
-def largest_query(group: str, measure: Measure, filters: Filters, size: int) -> Query:
-    """The values of a group with the largest sums; as `spend_query`."""
+def largest_query(group: str, measure: Measure, filters: Filters, size: int, after: int = 0) -> Query:
+    """The values of a group with the largest sums; `after`: as `spend_query`."""
     if measure == "failures":
         filters = filters._replace(status="error")
-    sql, values = spend_query((group,), filters, ordered=False)
+    sql, values = spend_query((group,), filters, ordered=False, after=after)
     return SQL["largest"].format(group=group, spend=sql, measure=_MEASURES[measure]), [*values, size]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from codellama_proxy.core.types import Key
 from codellama_proxy.store.overviews import (
     MAX_GROUPS,
     MAX_KEYS,
@@ -76,6 +77,11 @@ class OverviewQueries:
             Recent(at, status, model, cache in CACHED, attempts or "", tokens or 0, first_ms, total_ms)
             for at, status, model, cache, attempts, tokens, first_ms, total_ms in rows
         ]
+
+    async def known_keys(self, project: str | None) -> list[Key]:
+        which, values = where(("project = ?", project))
+        rows = await self._read(SQL["known_keys"].format(where=which), (*values, MAX_KEYS))
+        return [from_row(row) for row in rows]
 
     async def keys(self, project: str | None) -> list[KeyUse]:
         which, values = where(("project = ?", project))

@@ -16,6 +16,11 @@ order by spent_nanos + held_nanos desc, scope limit ?;
 select created_at, status, model, cache, attempts, completion_tokens, first_ms, total_ms from requests
 where {where} and status <> 'held' order by seq desc limit ?;
 
+-- name: known_keys
+-- The newest keys.
+select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata
+from key_cards where {where} order by created_at desc, key_id limit ?;
+
 -- name: keys
 -- The newest keys, and when each was last used.
 select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata, (

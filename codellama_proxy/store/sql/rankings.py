@@ -10,9 +10,11 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.overviews import Measure
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sql.overview_sums import largest_query
+from codellama_proxy.store.sql.queries import load
 
 MAX_AGE_SECONDS = 60.0
 MAX_RANKINGS = 128
+UPTO = load("usage_totals")["upto"]
 
 Read = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
 """All rows of a statement."""
@@ -50,6 +52,7 @@ class Rankings:
 
     async def _ranked(self, asked: _Asked) -> tuple[str | None, ...] | ProxyError:
         try:
-            return tuple([value for (value,) in await self._read(*largest_query(*asked))])
+            ((upto,),) = await self._read(UPTO, ())
+            return tuple([value for (value,) in await self._read(*largest_query(*asked, after=int(upto)))])
         except ProxyError as error:
             return error

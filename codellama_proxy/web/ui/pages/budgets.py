@@ -21,7 +21,7 @@ async def budgets(request: Request, viewer: Viewer) -> Response:
     now = runtime.time.wall()
     project = viewer.project(parameters(request).get("project"))
     snapshot = runtime.live.snapshot
-    keys = [one.key for one in await runtime.store.overviews.keys(project)]
+    keys = await runtime.store.overviews.known_keys(project)
     found = await visible_budgets(runtime.store.overviews, snapshot, viewer, project, keys, now)
     shown = found[:MAX_SHOWN]
     return render(

@@ -13,7 +13,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.interfaces import Overviews
-from codellama_proxy.store.overviews import Among, KeyUse, Measure, Sum, Sums
+from codellama_proxy.store.overviews import Among, Measure, Sum, Sums
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.request_search import Search
 from codellama_proxy.web.state import Runtime, runtime_of
@@ -64,7 +64,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     overviews = runtime.store.overviews
     filters = Filters(project=view.project, start=view.range.start, end=view.range.end)
     time = view.range.group
-    keys = await overviews.keys(view.project)
+    keys = await overviews.known_keys(view.project)
     found = await _all_groups(overviews, (view.by, "status", time), filters)
     whole = found or await overviews.sums(("status", time), filters)
     if not whole.total.cost_nanos and "show" not in parameters(request):
@@ -74,8 +74,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     failed = await runtime.store.searches.search(
         Search(Filters(project=view.project, status="error")), None, SHOWN_FAILURES
     )
-    known = [one.key for one in keys]
-    full = await visible_budgets(overviews, runtime.live.snapshot, viewer, view.project, known, now)
+    full = await visible_budgets(overviews, runtime.live.snapshot, viewer, view.project, keys, now)
     parts = await _parts(overviews, view, filters, found, _namer(view.by, keys))
     split = parts or spending.NOTHING
     chart = spending.chart(split, view.range, now, _requests_link(view))
@@ -86,7 +85,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
         template,
         view=view,
         projects=sorted(
-            {*runtime.live.snapshot.projects, *(one.key.project for one in keys), view.project or ""}
+            {*runtime.live.snapshot.projects, *(one.project for one in keys), view.project or ""}
         ),
         figures=figures(view.range, view.project, whole, before, timed),
         total=sum(split.totals),
@@ -100,7 +99,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
         budget_form=words.usd_column(
             [amount for one in full[:SHOWN_BUDGETS] for amount in (one.spent, one.limit)]
         ),
-        notes=_notes(runtime, viewer, view, full, whole, known, now)[:SHOWN_NOTES],
+        notes=_notes(runtime, viewer, view, full, whole, keys, now)[:SHOWN_NOTES],
         in_flight=runtime.gateway.running if viewer.is_operator else None,
         failures=[] if failed is None else [(row, moment(row)) for row in failed.rows],
         ranges=tuple(RANGES),
@@ -188,10 +187,10 @@ def _requests_link(view: View) -> Any:
     return link
 
 
-def _namer(by: str, keys: Sequence[KeyUse]) -> spending.Name:
+def _namer(by: str, keys: Sequence[Key]) -> spending.Name:
     names: Mapping[str, str] = spending.STATUS_NAMES if by == "status" else {}
     if by == "key":
-        names = {one.key.key_id: f"{one.key.name or one.key.prefix} ({one.key.project})" for one in keys}
+        names = {one.key_id: f"{one.name or one.prefix} ({one.project})" for one in keys}
     return lambda value: (
         spending.NONE_NAMES.get(by, "none") if value is None else names.get(value, str(value))
     )
