@@ -114,6 +114,7 @@ def test_a_stream_broken_before_content_falls_back(tmp_path: Path) -> None:
     run(tmp_path, setting, Internet(a=[stream(broken)], b=[good(streamed=True)]), use)
 
 
+SO_FAR = {"role": "assistant", "content": "a"}
 ODD = {
     "finish reasons that are empty": (
         sse(chunk({"content": "a"}, ""), chunk({"content": "b"}, ""), END, DONE),
@@ -208,6 +209,33 @@ ODD = {
         ),
         "a",
     ),
+    "the answer so far beside each delta": (  # as Perplexity sends it
+        sse(
+            {"choices": [{"index": 0, "message": SO_FAR, "delta": {"role": "assistant", "content": "a"}}]},
+            {"choices": [{"index": 0, "message": {**SO_FAR, "content": "ab"}, "delta": {"content": "b"}}]},
+            END,
+            DONE,
+        ),
+        "ab",
+    ),
+    "the answer again after the deltas": (  # as MiniMax sends it
+        sse(
+            {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}}]},
+            {"choices": [{"index": 0, "delta": {"content": "b"}}]},
+            {"choices": [{"index": 0, "message": {**SO_FAR, "content": "ab"}, "finish_reason": "stop"}]},
+            DONE,
+        ),
+        "ab",
+    ),
+    "the text beside the delta": (  # as Together sends it
+        sse(
+            {"choices": [{"index": 0, "text": "a", "delta": {"role": "assistant", "content": "a"}}]},
+            {"choices": [{"index": 0, "text": "b", "delta": {"content": "b"}}]},
+            END,
+            DONE,
+        ),
+        "ab",
+    ),
     "ids and dates of other kinds": (
         sse({**ONE, "id": 5, "created": "x", "model": 7}, {**END, "id": None, "created": True}, DONE),
         "one ",
@@ -225,7 +253,8 @@ def check_chunk(found: dict[str, Any], ids: set[Any]) -> None:
     assert found["object"] == "chat.completion.chunk"
     assert type(found["created"]) is int
     assert isinstance(found["id"], str)
-    assert isinstance(found.get("model", ""), str)
+    assert isinstance(found["model"], str)
+    assert found["model"]
     for choice in found["choices"]:
         assert type(choice["index"]) is int
         assert choice["delta"].get("role", "assistant") == "assistant"

@@ -188,6 +188,18 @@ def test_streamed_tool_calls_get_missing_index_and_id() -> None:
     ]
 
 
+@pytest.mark.parametrize("deltas", [True, False])
+def test_calls_in_a_message_after_deltas_are_sent_once(deltas: bool) -> None:
+    calls = [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    message = {"role": "assistant", "content": "one", "tool_calls": calls}
+    first = chunk({"role": "assistant", "content": "one"})
+    between = [chunk({"tool_calls": calls})] if deltas else []
+    last = {**HEAD, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+    found = fold(streamed(first, *between, last, DONE))["choices"][0]["message"]
+    assert found["content"] == "one"
+    assert [call["function"] for call in found["tool_calls"]] == [{"name": "f", "arguments": "{}"}]
+
+
 def test_fragments_of_a_valid_call_are_unchanged() -> None:
     raw = orjson.dumps(fragment(0, "{}")).replace(b',"usage":null', b"")
     events = streamed(chunk({"tool_calls": [{"index": 0, **call("f", "")}]}), raw, chunk({}, "stop"), DONE)

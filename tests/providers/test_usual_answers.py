@@ -132,7 +132,7 @@ def test_the_shorter_way_finds_the_same_in_an_answer(answer: dict[str, Any]) -> 
     found = usual_answer(body, orjson.loads(body))
     if found is None:
         return
-    assert found == repaired_answer(body, orjson.loads(body), ASKED)
+    assert found == repaired_answer(body, orjson.loads(body), ASKED, "other")
 
 
 def test_it_reads_openais_own_answers() -> None:

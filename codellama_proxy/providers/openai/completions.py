@@ -100,7 +100,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
     """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     body, found = load_document(body)
     choices = choices_of(body, found)
-    changed = fill(found, TEXT_COMPLETION, chat) | fix_indexes(choices)
+    changed = fill(found, TEXT_COMPLETION, chat, deployment.model) | fix_indexes(choices)
     texts: list[str] = []
     for choice in choices:
         moved = _move_text(choice)
@@ -121,7 +121,7 @@ def _move_text(choice: dict[str, Any]) -> bool:
     Raises `AttemptError` if it is not a string.
     """
     changed = False
-    for name in ("message", "delta"):
+    for name in ("delta", "message"):
         if name in choice:
             other = choice.pop(name)
             if choice.get("text") is None:
@@ -136,7 +136,7 @@ def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next frame. Raises `AttemptError` for an error or an invalid chunk."""
-    state = state or StreamState(wanted=wanted(chat) * len(several(chat.given)))
+    state = state or StreamState(model=deployment.model, wanted=wanted(chat) * len(several(chat.given)))
     return parse_frame(state, frame, chat, TEXT_COMPLETION, _content)
 
 

@@ -32,13 +32,13 @@ from codellama_proxy.providers.openai.usual_answer import usual_answer
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     body, completion = load_document(body)
-    return usual_answer(body, completion) or repaired_answer(body, completion, chat)
+    return usual_answer(body, completion) or repaired_answer(body, completion, chat, deployment.model)
 
 
-def repaired_answer(body: bytes, completion: dict[str, Any], chat: InferenceRequest) -> Event:
-    """The event of any answer. Raises `AttemptError` for what is none."""
+def repaired_answer(body: bytes, completion: dict[str, Any], chat: InferenceRequest, model: str) -> Event:
+    """The event of any answer; `model` is for one that names none. Raises `AttemptError` for what is none."""
     choices = choices_of(body, completion)
-    changed = fill(completion, "chat.completion", chat)
+    changed = fill(completion, "chat.completion", chat, model)
     changed |= fix_indexes(choices)
     text: list[str] = []
     for choice in choices:
@@ -95,7 +95,7 @@ def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
     return changed
 
 
-def fill(found: dict[str, Any], kind: str, chat: InferenceRequest) -> bool:
+def fill(found: dict[str, Any], kind: str, chat: InferenceRequest, model: str | None) -> bool:
     """Adds fields that clients require and some servers omit."""
     changed = False
     if found.get("object") != kind:
@@ -108,8 +108,8 @@ def fill(found: dict[str, Any], kind: str, chat: InferenceRequest) -> bool:
         prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
         found["id"] = f"{prefix}-{chat.id}"
         changed = True
-    if "model" in found and not isinstance(found["model"], str):
-        del found["model"]
+    if model and not model_of(found):
+        found["model"] = model
         changed = True
     return changed
 

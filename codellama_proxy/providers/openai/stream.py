@@ -39,7 +39,7 @@ def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next frame. Raises `AttemptError` for an error or an invalid chunk."""
-    state = state or StreamState(wanted=wanted(chat))
+    state = state or StreamState(model=deployment.model, wanted=wanted(chat))
     return usual_chunk(state, frame) or parse_frame(state, frame, chat, CHAT_CHUNK, content)
 
 
@@ -168,7 +168,7 @@ def constant(
     if state.id is not None and (ids != (state.id, state.created) or type(ids[1]) is not int):
         chunk["id"], chunk["created"] = state.id, state.created
         changed = True
-    changed |= fill(chunk, kind, chat)
+    changed |= fill(chunk, kind, chat, state.model)
     if state.id is None:
         state = state._replace(id=chunk["id"], created=chunk["created"], model=model_of(chunk))
     return state, changed
@@ -176,7 +176,8 @@ def constant(
 
 def _choice(before: ChoiceState, choice: dict[str, Any], own_id: str) -> tuple[ChoiceState, str, bool]:
     """The state after one choice of a chunk, the text in it, and whether it was changed."""
-    delta, changed = _delta(choice)
+    by_delta = isinstance(choice.get("delta"), dict)
+    delta, changed = _delta(before, choice)
     state = before
     if "role" in delta:
         if state.named:
@@ -196,21 +197,31 @@ def _choice(before: ChoiceState, choice: dict[str, Any], own_id: str) -> tuple[C
         changed |= fixed
     elif text and not state.open:
         state = state._replace(open=True)
+    if by_delta and not state.by_deltas and delta.get("content"):
+        state = state._replace(by_deltas=True)
     return state, text, changed
 
 
-def _delta(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The delta of a choice, and whether it had to be moved from another field."""
+def _delta(before: ChoiceState, choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The delta of a choice, and whether the choice was changed.
+
+    A message in place of a delta is one. Beside or after deltas it repeats the answer so far (Perplexity, MiniMax).
+    """
     delta = choice.get("delta")
     if isinstance(delta, dict):
-        return delta, False
+        return delta, choice.pop("message", None) is not None
     if delta:
         wrong("bad_delta")
     message, text = choice.pop("message", None), choice.pop("text", None)
     if not isinstance(message, dict | None) or not isinstance(text, str | None):
         wrong("bad_delta")
-    choice["delta"] = message or ({"content": text} if text else {})
-    return choice["delta"], True
+    delta = {**message} if message else {"content": text} if text else {}
+    if before.by_deltas:
+        delta = {"tool_calls": delta["tool_calls"]} if delta.get("tool_calls") else {}
+    if message and before.calls.begun:
+        delta.pop("tool_calls", None)
+    choice["delta"] = delta
+    return delta, True
 
 
 def _calls(state: ChoiceState, delta: dict[str, Any], own_id: str) -> tuple[ChoiceState, bool]:

@@ -18,6 +18,8 @@ class ChoiceState(NamedTuple):
     open: bool = False
     """It has content and no finish reason yet."""
     calls: Calls = Calls()
+    by_deltas: bool = False
+    """Its content comes in deltas: a message after them repeats it."""
 
 
 NEW_CHOICE = ChoiceState()
@@ -30,6 +32,7 @@ class StreamState(NamedTuple):
     id: str | None = None
     created: int = 0
     model: str | None = None
+    """Before the first chunk: for chunks that name none."""
     choices: Mapping[int, ChoiceState] = _NONE
     finished: int = 0
     """Number of finish reasons received."""

@@ -64,7 +64,7 @@ def _is_named(state: StreamState, chunk: dict[str, Any]) -> bool:
     own, created = chunk.get("id"), chunk.get("created")
     if type(own) is not str or not own or type(created) is not int or chunk.get("object") != CHAT_CHUNK:
         return False
-    if type(chunk.get("model", "")) is not str:
+    if not model_of(chunk):
         return False
     return state.id is None or (own == state.id and created == state.created)
 
@@ -92,7 +92,8 @@ def _piece(
     named = "role" in delta
     if (named and before.named) or before.calls.begun or before.calls.held:
         return None
-    now = ChoiceState(before.named or named, reason is None and (before.open or bool(text)), before.calls)
+    is_open = reason is None and (before.open or bool(text))
+    now = ChoiceState(before.named or named, is_open, before.calls, before.by_deltas or bool(text))
     if state.id is None or reason is not None or now != before:
         state = StreamState(
             chunk["id"],
