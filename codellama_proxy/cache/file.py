@@ -157,7 +157,7 @@ def put(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 def _columns(row: Row) -> tuple[Any, ...]:
     key, scope, project, model, answer = row
-    event, deployment, dropped, created_at, expires_at = answer
+    event, deployment, dropped, created_at, expires_at, _ = answer
     names = orjson.dumps(dropped).decode() if dropped else "[]"
     return key, scope, project, model, deployment, names, event.body, created_at, expires_at
 

@@ -9,6 +9,7 @@ defaults are left out.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ KEY_VERSION = 3
 """Changes with the meaning of a key's parts, so that older answers are not found."""
 MAX_CACHED_BYTES = 1 << 20
 """Maximum size of a stored completion."""
+CHUNK_OVERHEAD_BYTES = 256
+"""Bytes of a chunk in memory besides its body."""
 COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
 """The finish reasons of complete answers."""
 
@@ -40,10 +43,12 @@ class CachedAnswer(NamedTuple):
     dropped: tuple[str, ...]
     created_at: float
     expires_at: float
+    chunks: Sequence[Event] = ()
+    """The same as the events of a stream, once a request has asked for one; in memory only."""
 
     @property
     def size(self) -> int:
-        return len(self.event.body)
+        return len(self.event.body) + sum([len(chunk.body) + CHUNK_OVERHEAD_BYTES for chunk in self.chunks])
 
 
 class CacheScope(NamedTuple):
@@ -223,10 +228,10 @@ def storable(completion: Json) -> bool:
     choices = completion.get("choices")
     if not choices:
         return False
-    kept = [
-        one for one in choices if one.get("finish_reason") in COMPLETE and _has_content(one.get("message"))
-    ]
-    return len(kept) == len(choices)
+    for one in choices:
+        if one.get("finish_reason") not in COMPLETE or not _has_content(one.get("message")):
+            return False
+    return True
 
 
 def _has_content(message: Json | None) -> bool:

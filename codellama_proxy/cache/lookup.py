@@ -116,18 +116,28 @@ class CacheLookup:
         """A stored answer for this request, if it is fresh and its deployment still exists."""
         if answer is None or not query.directives.fresh(answer, query.snapshot.cache.ttl, self._time.wall()):
             return None
-        deployment = next((d for d in query.chain.models[0].deployments if d.id == answer.deployment), None)
-        if deployment is None:
+        for deployment in query.chain.models[0].deployments:
+            if deployment.id == answer.deployment:
+                break
+        else:
             return None
-        events: Sequence[Event] = (answer.event,)
-        if query.request.stream:
-            try:
-                events = converted(events, stream=True)
-            except UNREADABLE:
-                self._storage.troubles["unreadable"] += 1
-                return None
+        events = self._chunks(query.key, answer) if query.request.stream else (answer.event,)
+        if not events:
+            return None
         query.note_hit(deployment, answer.dropped, kind)
         return CachedAnswerSource(deployment, answer.dropped, events)
+
+    def _chunks(self, key: bytes, answer: CachedAnswer) -> Sequence[Event]:
+        """The answer as the events of a stream, none if it cannot be read. Kept in memory for the next request."""
+        if answer.chunks:
+            return answer.chunks
+        try:
+            chunks = converted((answer.event,), stream=True)
+        except UNREADABLE:
+            self._storage.troubles["unreadable"] += 1
+            return ()
+        self._storage.memory.replace(key, answer, answer._replace(chunks=chunks))
+        return chunks
 
     async def _in_progress(self, query: CacheQuery) -> AnswerSource:
         """A subscription to another request's call, or a call of its own if there is none or it fails."""

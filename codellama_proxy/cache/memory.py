@@ -39,6 +39,16 @@ class LruCache:
             return
         self._answers[key] = answer
         self.bytes += size
+        self._shrink(most)
+
+    def replace(self, key: bytes, old: CachedAnswer, new: CachedAnswer) -> None:
+        """Puts `new` in the place of `old`, unless another answer is there by now."""
+        if self._answers.get(key) is old:
+            self._answers[key] = new
+            self.bytes += new.size - old.size
+            self._shrink(len(self._answers))
+
+    def _shrink(self, most: int) -> None:
         while len(self._answers) > most or self.bytes > self._most_bytes:
             self.drop(next(iter(self._answers)))
 

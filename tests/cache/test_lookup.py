@@ -73,6 +73,22 @@ def test_an_identical_request_is_answered_without_an_upstream_call(
     play(internet, use)
 
 
+def test_repeated_hits_are_the_same_in_each_form(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        await rig.ask()
+        streams = [
+            await rig.ask(stream=True, stream_options={"include_usage": more}) for more in (True, False, True)
+        ]
+        plain = [await rig.ask() for _ in range(2)]
+        assert {client.headers["x-proxy-cache"] for client in (*streams, *plain)} == {"hit"}
+        assert streams[0].data == streams[2].data != streams[1].data
+        assert plain[0].data == plain[1].data
+        assert "usage" in whole(streams[2])
+        assert "usage" not in whole(streams[1])
+
+    play(Internet(a=[good("text", streamed=False)]), use)
+
+
 @BOTH
 def test_a_hit_costs_nothing_and_reports_the_saved_cost(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:

@@ -15,6 +15,7 @@ from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.cache.memory import ENTRY_OVERHEAD_BYTES, LruCache
 from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, MAX_QUEUED_WRITES, CacheStorage
 from codellama_proxy.openai_format.completion import whole_event
+from codellama_proxy.openai_format.folding import as_stream
 
 TEAM = CacheScope("project", "team", "team")
 OTHER = CacheScope("project", "other", "other")
@@ -160,6 +161,19 @@ def test_memory_evicts_the_least_recently_used_answer() -> None:
     memory.get(key(0))
     memory.put(key(3), answer(), 3)
     assert [number for number in range(4) if memory.get(key(number))] == [0, 2, 3]
+
+
+def test_memory_is_bounded_by_the_bytes_of_answers_and_their_chunks() -> None:
+    one = answer("x" * 1000)
+    chunked = one._replace(chunks=as_stream(one.event))
+    memory = LruCache(2 * (one.size + ENTRY_OVERHEAD_BYTES) + chunked.size)
+    for number in range(3):
+        memory.put(key(number), one, 100)
+    memory.replace(key(2), one, chunked)
+    assert [number for number in range(3) if key(number) in memory] == [1, 2]
+    assert memory.bytes == one.size + chunked.size + 2 * ENTRY_OVERHEAD_BYTES
+    memory.replace(key(1), chunked, one)
+    assert memory.get(key(1)) is one, "only an answer that is still there is replaced"
 
 
 def test_memory_is_bounded_by_bytes() -> None:
