@@ -78,6 +78,29 @@ class TrackedReply:
         await self._reply.close()
 
 
+class WholeReply:
+    """A reply that arrived as a whole: its call has ended, and its connection is free."""
+
+    __slots__ = ("deployment", "dropped", "first")
+
+    ended = True
+
+    def __init__(self, reply: Reply) -> None:
+        self.deployment = reply.deployment
+        self.dropped = reply.dropped
+        self.first = reply.first
+
+    async def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Sequence[Event]:
+        """Nothing more."""
+        del seconds, take, outlet
+        return ()
+
+    async def close(self) -> None:
+        """It is closed."""
+
+
 HasBudget = Callable[[RequestContext, Deployment], Awaitable[bool]]
 """Called before each further attempt: whether the budgets have room for one on that deployment."""
 
@@ -136,7 +159,7 @@ class AttemptRunner:
 
     async def run(
         self, context: RequestContext, request: InferenceRequest, chain: Chain, snapshot: Snapshot
-    ) -> TrackedReply:
+    ) -> TrackedReply | WholeReply:
         """Returns an answer that has begun. Raises `ProxyError` if every deployment failed."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
@@ -156,9 +179,13 @@ class AttemptRunner:
             reply = await self._attempt(context, request, step, snapshot)
             if reply is not None:
                 context.serving, context.dropped = step.deployment, reply.dropped
-                return TrackedReply(
-                    reply, context.calls[-1], self._cooldowns, snapshot.routing.cooldown, self._time
-                )
+                call, rules = context.calls[-1], snapshot.routing.cooldown
+                if not (reply.ended and reply.end_read()):
+                    return TrackedReply(reply, call, self._cooldowns, rules, self._time)
+                call.whole = True
+                call.end(self._time.monotonic())
+                self._cooldowns.end(step.deployment, None, rules)
+                return WholeReply(reply)
 
     async def _goes_on(self, context: RequestContext, deployment: Deployment) -> bool:
         """Whether to try again: a client still waits and the budgets have room. If not, the last failure is final."""

@@ -115,8 +115,9 @@ class Responder:
         """Sends a plain answer: one event, with which its reply has ended."""
         context.note(reply.first)
         event = reply.first[0]
-        booked = await self._booked(context)
-        data = encoder.whole(event if booked is None else completion.with_estimate(event, booked))
+        if (booked := await self._booked(context)) is not None:
+            event = completion.with_estimate(event, booked)
+        data = encoder.whole(event)
         before = f"content-type: application/json\r\ncontent-length: {len(data)}\r\n"
         cost = usd_text(0 if context.kept is not None else total_charge(context).cost_nanos)
         if cost is not None:

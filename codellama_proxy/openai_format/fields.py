@@ -27,6 +27,8 @@ MAX_VALUES = 200_000
 """JSON values in a body: more take longer to work through than one request may."""
 MAX_CONTAINERS = 100_000
 """Objects and arrays among them."""
+MAX_COUNTED_BYTES = 512
+"""Counting the brackets of a longer document takes longer than walking through what it holds."""
 MAX_FIELDS = 512
 """Fields of a body."""
 MAX_FIELD_NAME = 256
@@ -94,19 +96,24 @@ def _unreadable(body: bytes, reason: str) -> ProxyError:
 
 
 def may_be_deeper(data: bytes, limit: int) -> bool:
-    """Whether a JSON document has enough bytes and brackets to nest deeper than `limit`: most need no traversal."""
+    """Whether a JSON document can nest deeper than `limit`; most short ones have too few bytes or brackets."""
+    if len(data) > MAX_COUNTED_BYTES:
+        return True
     return len(data) > 2 * limit and data.count(b"{") + data.count(b"[") > limit
+
+
+_CONTAINERS = frozenset({dict, list})
 
 
 def deeper_than(value: Any, limit: int) -> bool:
     """Whether lists and objects are nested more than `limit` levels deep."""
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if type(value) in _CONTAINERS else []
     for _ in range(limit):
         level = [
             child
             for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) in _CONTAINERS
         ]
         if not level:
             return False

@@ -21,6 +21,8 @@ def beginning(head: bytes) -> bytes:
 
 def is_stream(head: bytes, headers: Mapping[str, str], *, asked: bool) -> bool:
     """Whether a body with this beginning is an event stream; `asked`: whether a stream was requested."""
+    if head.startswith(b"{"):  # nearly all plain answers
+        return False
     begins = beginning(head)
     if begins.startswith((b"{", b"[")):
         return False

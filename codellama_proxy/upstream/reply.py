@@ -191,12 +191,16 @@ class Reply:
             self._reader.unread = b""
             self._note(await text_events(unread))
 
+    def end_read(self) -> bool:
+        """Closes a reply that was read at once, which ended the exchange; `False` for any other reply."""
+        if self.response is not None:
+            return False
+        self._watch.close()
+        self._pools.give_back(self._pool)
+        return True
+
     async def close(self) -> None:
         """Returns the connection to the pool if only the end of the body is missing, else closes it."""
-        if self.response is None:  # it was read at once, which ended the exchange
-            self._watch.close()
-            self._pools.give_back(self._pool)
-            return
         try:
             if self.ended and self._body is not None and not self._body.is_read():
                 with self._watch.within(END_OF_BODY_SECONDS):
