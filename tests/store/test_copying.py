@@ -146,6 +146,7 @@ def test_the_commands_prepare_copy_and_check(
         "0008_usage_days_agent",
         "0009_unanswered_commits",
         "0010_usage_sessions",
+        "0011_settled_by_user",
     ]
     assert asked("migrate", "--database", address.url)["applied"] == []
     assert asked("copy", f"sqlite:///{file}", address.url)["rows"]["requests"] == 3

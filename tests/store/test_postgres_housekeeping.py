@@ -205,3 +205,25 @@ def test_the_housekeeping_of_a_ledger_runs_on_an_empty_database(store: PostgresS
         assert await ledger.fold(NOW) == 0
 
     store.run(use)
+
+
+def test_partitions_of_an_older_version_get_the_index_by_user(
+    store: PostgresStore, db: PostgresSession
+) -> None:
+    with_history(store, db, 2)
+    db.script("drop index settled_user_seq")
+    db.script('create index settled_user_seq on only settled ("user", seq) where "user" is not null')
+    missing = {name for (name,) in db.native(housekeeping.SQL["without_user_index"]).fetchall()}
+    assert {"settled_20261120", "settled_20261121", "settled_20261122", "settled_other"} <= missing
+    while housekeeping.index_users(db, NOW):
+        pass
+    left = [name for (name,) in db.native(housekeeping.SQL["without_user_index"]).fetchall()]
+    assert left == ["settled_20261122"]  # today
+    assert store.value("select to_regclass('settled_user') is not null")
+    while housekeeping.index_users(db, NOW + 2 * DAY):
+        pass
+    assert db.native(housekeeping.SQL["without_user_index"]).fetchall() == []
+    assert store.value("select to_regclass('settled_user') is null")
+    assert store.value("select indisvalid from pg_index where indexrelid = 'settled_user_seq'::regclass")
+    housekeeping.make_partitions(db, NOW + 5 * DAY)
+    assert db.native(housekeeping.SQL["without_user_index"]).fetchall() == []

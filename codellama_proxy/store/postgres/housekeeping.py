@@ -24,6 +24,8 @@ UNLIMITED_SECONDS = 86400.0
 """After which a balance that no configuration limits is removed."""
 DAYS_AHEAD = 3
 """Partitions that exist for days to come."""
+QUIET_SECONDS = 3600.0
+"""After the end of a day: its last requests have ended."""
 OTHER = "settled_other"
 """The partition of requests whose ids have an unexpected time."""
 
@@ -95,6 +97,37 @@ def make_partition(db: PostgresSession, day: int) -> None:
             f"create table if not exists {table}_{_name(day)} partition of {table} "
             f"for values from ('{first_id(day)}') to ('{first_id(day + 1)}')"
         )
+
+
+def index_users(db: PostgresSession, now: float) -> int:
+    """Add the index by user and sequence to a partition without it; returns 0 if there is none left to do now.
+
+    Only where nothing is inserted meanwhile: the day has ended, or there are no rows. `now`: unix seconds.
+    """
+    missing = [name for (name,) in db.native(SQL["without_user_index"]).fetchall()]
+    found = next((name for name in missing if _is_quiet(db, name, now)), None)
+    if found is None and (missing or not db.native(SQL["has_older_index"]).fetchone()[0]):
+        return 0
+    with db.transaction():
+        if not _alone(db):
+            return 0
+        db.native(SQL["impatient"])
+        if found is None:
+            db.script("drop index if exists settled_user")
+        else:
+            db.script(
+                f'create index {found}_user_seq on {found} ("user", seq) where "user" is not null; '
+                f"alter index settled_user_seq attach partition {found}_user_seq"
+            )
+        return 1
+
+
+def _is_quiet(db: PostgresSession, name: str, now: float) -> bool:
+    """Whether a partition gets no rows any more, or has none."""
+    day = _PARTITION.fullmatch(name)
+    if day is not None and _end_of(day[1]) + QUIET_SECONDS <= now:
+        return True
+    return not db.native(_of(name, "has_rows")).fetchone()[0]
 
 
 def _name(day: int) -> str:

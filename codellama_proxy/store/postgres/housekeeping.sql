@@ -98,3 +98,19 @@ where i.inhparent = 'settled'::regclass and c.relname <> 'settled_other' order b
 -- Whether the default partitions have rows of a day: then no partition can be made for it.
 select exists (select 1 from settled_other where request_id >= %(first)s and request_id < %(end)s)
     or exists (select 1 from request_contents_other where request_id >= %(first)s and request_id < %(end)s);
+
+-- name: without_user_index
+-- The partitions that an older version made, without the index by user and sequence.
+select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+where i.inhparent = 'settled'::regclass and not exists (
+    select from pg_index x join pg_inherits j on j.inhrelid = x.indexrelid
+    where x.indrelid = c.oid and j.inhparent = 'settled_user_seq'::regclass)
+order by 1;
+
+-- name: has_rows
+-- Whether a partition has any.
+select exists (select 1 from {table});
+
+-- name: has_older_index
+-- Whether there still is the index that the one by user and sequence replaces.
+select to_regclass('settled_user') is not null;

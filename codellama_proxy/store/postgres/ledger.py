@@ -161,14 +161,19 @@ class Ledger(RowReports):
         Also makes the partitions of the next days, and drops the oldest tracking records if there are too many.
         """
         await self._connections.run(lambda db: housekeeping.make_partitions(db, time.time()))
+        await self._repeated(lambda db: housekeeping.index_users(db, time.time()))
         self.dropped += await self._connections.run(trim)
         await self._connections.run(forget_changes)
-        added = 0
-        for step in (housekeeping.roll_up, housekeeping.fill_keys, housekeeping.fill_hours):
-            while count := await self._connections.run(step):
-                added += count
-                await asyncio.sleep(BATCH_PAUSE_SECONDS)
-        return added
+        steps = (housekeeping.roll_up, housekeeping.fill_keys, housekeeping.fill_hours)
+        return sum([await self._repeated(step) for step in steps])
+
+    async def _repeated(self, step: Callable[[PostgresSession], int]) -> int:
+        """The sum of what a step returns, until that is 0."""
+        done = 0
+        while count := await self._connections.run(step):
+            done += count
+            await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        return done
 
     async def fold(self, before: float) -> int:
         """Fold rows older than `before` into daily totals, a partition at a time; returns their number.

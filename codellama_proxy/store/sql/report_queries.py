@@ -57,7 +57,7 @@ _IN_USAGE = {
 }
 _IN_TOTALS = _IN_USAGE | {"session": "null", "agent": "null", "day": "day"}
 _IN_TOTALS |= dict.fromkeys(TIME_GROUPS, "cast(strftime('%s', day) as integer)")
-_INDEXED = ({"user"}, {"user", "project"}, {"session"}, {"request_id"})
+_INDEXED = ({"session"}, {"request_id"})
 """Filters that an index answers without reading rows, of few requests."""
 # An index of one status is used only if the statement has that status as a constant.
 _STATUS = {status: f"status = '{status}' and status = ?" for status in STATUSES}
