@@ -16,11 +16,13 @@ from typing import Any, Protocol
 from psycopg import Connection, OperationalError
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 _PLACEHOLDER = re.compile(r"%s|%%")
 _QUOTED = re.compile(r'(["\\])')
+_RESULTS = Format.BINARY
+"""Numbers are neither printed nor parsed."""
 _DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 Value = str | bytes | int | float | Sequence[str] | Sequence[bytes] | None
@@ -121,9 +123,9 @@ class RoundTrip:
                 if is_new:
                     pgconn.send_prepare(name, _numbered(sql))
                     expected.append(_Answer())
-                pgconn.send_query_prepared(name, values)
+                pgconn.send_query_prepared(name, values, result_format=_RESULTS)
             else:
-                pgconn.send_query_params(_numbered(sql), values)
+                pgconn.send_query_params(_numbered(sql), values, result_format=_RESULTS)
             expected.append(answer)
         pgconn.pipeline_sync()
         return expected
