@@ -25,7 +25,7 @@ class CallerScopes(NamedTuple):
 class ProjectScopes:
     """The scopes of a project's callers under one configuration."""
 
-    __slots__ = ("_common", "_of_keys", "_project", "_snapshot", "_user")
+    __slots__ = ("_common", "_of_keys", "_project", "_snapshot", "_user", "_usual")
 
     def __init__(self, snapshot: Snapshot, project: Project) -> None:
         self._snapshot = snapshot
@@ -33,6 +33,9 @@ class ProjectScopes:
         self._common = project_scopes(snapshot, project)
         self._user: Limits = snapshot.limits["user"]
         self._of_keys: dict[str | None, tuple[Key | None, CallerScopes]] = {}
+        """The oldest first."""
+        self._usual: CallerScopes | None = None
+        """Those of some key without limits of its own."""
 
     def of(self, key: Key | None, user: str | None) -> CallerScopes:
         """Those of one caller; the same object for all requests of a key."""
@@ -41,15 +44,23 @@ class ProjectScopes:
         key_id = None if key is None else key.key_id
         kept = self._of_keys.get(key_id)
         if kept is None or kept[0] is not key:  # a key that was changed is another object
-            if len(self._of_keys) >= MAX_CALLERS:
-                self._of_keys.clear()
+            if kept is None and len(self._of_keys) >= MAX_CALLERS:
+                del self._of_keys[next(iter(self._of_keys))]
             kept = self._of_keys[key_id] = key, self._work_out(key, None)
         return kept[1]
 
     def _work_out(self, key: Key | None, user: str | None) -> CallerScopes:
         scopes = with_caller(self._common, self._snapshot, self._project, key, user)
-        return CallerScopes(
-            scopes,
-            budgeted=any(of.max_budget is not None and not of.shadow for _, of in scopes),
-            counts_tokens=any(of.tpm_limit is not None for _, of in scopes),
-        )
+        if user is None and key is not None and not key.limits.given:  # differs from other keys in its ID only
+            if self._usual is None:
+                self._usual = _caller_scopes(scopes)
+            return CallerScopes(scopes, *self._usual[1:])
+        return _caller_scopes(scopes)
+
+
+def _caller_scopes(scopes: tuple[ScopeLimits, ...]) -> CallerScopes:
+    return CallerScopes(
+        scopes,
+        budgeted=any(of.max_budget is not None and not of.shadow for _, of in scopes),
+        counts_tokens=any(of.tpm_limit is not None for _, of in scopes),
+    )
