@@ -15,9 +15,9 @@ import orjson
 
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sql import keys as key_rows
-from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
+from codellama_proxy.store.sqlite.roll_up import roll_up
 
 ROWS, DAYS, PROJECTS, KEYS_EACH, MODELS = 1_000_000, 30, 12, 20, 8
 USERS_EACH = 3
@@ -46,7 +46,7 @@ def fill(path: Path, rows: int = ROWS, seed: int = 1, now: float | None = None) 
         db.executemany(INSERT, _requests(rows, keys, draw, end))
         db.execute("commit")
         db.execute("begin")
-        while usage_totals.roll_up(db, 20_000):
+        while roll_up(db, 20_000):
             pass
         db.execute("commit")
         db.execute("pragma wal_checkpoint(truncate)")

@@ -18,11 +18,11 @@ from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.request_search import Found, Neighbours, Search
-from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.request_search import RequestSearch
 from codellama_proxy.store.sqlite.bounded_reads import BoundedReads
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.roll_up import roll_up
 from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
 from tests.support.savepoints import rolled_back
 
@@ -160,7 +160,7 @@ def test_pages_together_are_the_matching_requests(
         log = Log(database, max_rows)
         for row in first:
             log.add(row)
-        while usage_totals.roll_up(database):
+        while roll_up(database):
             pass
         for row in later:
             log.add(row)

@@ -18,11 +18,11 @@ from codellama_proxy.store import reports
 from codellama_proxy.store.errors import accounting_unavailable
 from codellama_proxy.store.overviews import Among
 from codellama_proxy.store.reports import Filters
-from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.overviews import OverviewQueries
 from codellama_proxy.store.sql.rankings import MAX_AGE_SECONDS, Rankings
 from codellama_proxy.store.sql.sums_cache import SumsCache
 from codellama_proxy.store.sqlite.migrations import migrate, shipped
+from codellama_proxy.store.sqlite.roll_up import roll_up
 from tests.store.test_usage_totals import FIELDS, FIRST_DAY, History, expected, histories, reported
 from tests.support.savepoints import rolled_back
 
@@ -143,7 +143,7 @@ def test_only_requests_since_the_last_answer_are_read(history: History) -> None:
         assert len(reader.statements) == 2
         assert asked() == 5
         assert len(reader.statements) == 1
-        usage_totals.roll_up(history.db, 3)
+        roll_up(history.db, 3)
         begun.request(500.0, named, "held", 0, 0)
         assert asked() == 6
         assert len(reader.statements) == 1
@@ -160,7 +160,7 @@ def test_the_cache_is_bounded(history: History) -> None:
         for number in range(6):
             named = dict.fromkeys(FIELDS) | {"project": "web", "model": f"model {number}"}
             begun.request(0.0, named, "ok", 1, 1)
-        usage_totals.roll_up(history.db)
+        roll_up(history.db)
         assert asyncio.run(SumsCache(reader, groups=5).sums(("model",), Filters())) is None
         cache = SumsCache(reader, entries=1)
         for start in (1.0, 2.0, 1.0):

@@ -20,6 +20,7 @@ from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.queries import Session
 from codellama_proxy.store.sqlite.migrations import migrate, shipped
+from codellama_proxy.store.sqlite.roll_up import roll_up
 from tests.support.ledger_fixtures import NOW
 from tests.support.postgres import Databases
 from tests.support.postgres_store import prepared_database
@@ -171,7 +172,10 @@ def happen(db: Session, table: str, requests: Sequence[Row], summed: int, filled
         values = (number, f"req_{number}", *row[:8], row.cost)
         db.execute(INSERT.format(table=table), values)
     if summed and requests:
-        usage_totals.roll_up(db, summed)
+        if isinstance(db, sqlite3.Connection):
+            roll_up(db, summed)
+        else:
+            usage_totals.add(db, 0, min(summed, len(requests)))
     # As after the migration of a database without the later sums.
     for later in LATER_TABLES:
         db.execute(f"delete from {later}")

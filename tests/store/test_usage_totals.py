@@ -36,6 +36,7 @@ from codellama_proxy.store.sql.usage_ranges import split
 from codellama_proxy.store.sqlite import daily_totals
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped, statements
+from codellama_proxy.store.sqlite.roll_up import roll_up
 from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
 from tests.support.savepoints import rolled_back
 
@@ -139,10 +140,10 @@ class History:
             case "request":
                 self.request(*details)
             case "roll up":
-                usage_totals.roll_up(self.db, *details)
+                roll_up(self.db, *details)
             case "interrupted roll up":
                 self.db.execute("savepoint interrupted")
-                usage_totals.roll_up(self.db, *details)
+                roll_up(self.db, *details)
                 self.db.execute("rollback to interrupted")
                 self.db.execute("release interrupted")
             case "fold":
@@ -291,10 +292,10 @@ def test_a_held_request_stops_the_roll_up_before_it(history: History) -> None:
         named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web"}
         for status in ("ok", "held", "ok"):
             history.request(0.0, named, status, 5, 1)
-        assert usage_totals.roll_up(history.db) == 1
-        assert usage_totals.roll_up(history.db) == 0
+        assert roll_up(history.db) == 1
+        assert roll_up(history.db) == 0
         history.happen("settle a held one")
-        assert usage_totals.roll_up(history.db) == 2
+        assert roll_up(history.db) == 2
 
 
 def test_sums_by_key_are_filled_in_bounded_steps(tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_sums_by_key_are_filled_in_bounded_steps(tmp_path: Path) -> None:
                 "key": f"key_{number % 10}",
             }
             past.request(number // 20 * DAY, {**named, "user": str(number)}, "ok", number, 1)
-        while usage_totals.roll_up(db):
+        while roll_up(db):
             pass
         past.upgrade()
         before, sizes = spend(db, ("day", "key"), Filters()), [0]
@@ -323,7 +324,7 @@ def test_sums_by_key_are_filled_in_bounded_steps(tmp_path: Path) -> None:
 
 def test_reconcile_reports_wrong_sums(tmp_path: Path) -> None:
     with closing(filled(tmp_path / "proxy.db", 20)) as db:
-        usage_totals.roll_up(db)
+        roll_up(db)
         assert daily_totals.reconcile(db) == []
         db.execute("update usage_hours set cost_nanos = cost_nanos + 1")
         db.execute("delete from usage_days")
@@ -345,12 +346,12 @@ def test_reconcile_reports_wrong_sums(tmp_path: Path) -> None:
 ROLLS_UP = """
 import sys
 from pathlib import Path
-from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sqlite.connection import connect
+from codellama_proxy.store.sqlite.roll_up import roll_up
 db = connect(Path(sys.argv[1]))
 while True:
     db.execute("begin immediate")
-    usage_totals.roll_up(db, 3)
+    roll_up(db, 3)
     db.execute("commit")
     print(flush=True)
 """
@@ -370,7 +371,7 @@ def test_sums_are_exact_after_a_kill(tmp_path: Path) -> None:
         assert 150 <= upto < 3000
         assert spend(db, ("day", "key"), Filters()) == before
         assert daily_totals.reconcile(db) == []
-        while usage_totals.roll_up(db):
+        while roll_up(db):
             pass
         assert spend(db, ("day", "key"), Filters()) == before
 

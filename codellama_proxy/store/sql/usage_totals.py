@@ -34,23 +34,18 @@ BATCH_ROWS = 1000
 """Requests added in one transaction; delays other writes by about 20 ms, and no request waits for those."""
 FILL_ROWS = 500
 """Sums by day that are added to the sums by key in one transaction; those of one key and day are not split."""
+GROUPED = "grouped_requests"
+"""A table of requests that are summed already by all groups and the hour; `seq` is the last one's of a row."""
 COMPLETE = -(2**53)
 """The day in `usage_keys_from` when nothing is left to fill."""
 
 
-def roll_up(db: Session, rows: int = BATCH_ROWS) -> int:
-    """Add up to `rows` requests, before the first one that is held; returns how far the sequence advanced."""
-    (before,) = db.execute(SQL["upto"]).fetchone()
-    (upto,) = db.execute(SQL["next_batch"], {"upto": before, "rows": rows}).fetchone()
-    if upto is None:
-        return 0
-    add(db, before, upto)
-    return int(upto) - int(before)
+def add(db: Session, after: int, upto: int, table: str = "requests") -> None:
+    """Add the requests after one sequence and up to another, which are settled and not in the sums yet.
 
-
-def add(db: Session, after: int, upto: int) -> None:
-    """Add the requests after one sequence and up to another, which are settled and not in the sums yet."""
-    _add(db, +1, after, upto)
+    `table`: of requests, or `GROUPED`.
+    """
+    _add(db, +1, after, upto, table)
     db.execute(SQL["advance"], {"upto": upto})
 
 
@@ -114,8 +109,12 @@ def _statement(form: str, table: UsageTable, requests: str = "requests") -> str:
         positions=", ".join(map(str, range(1, len(names) + 2))),
         requests=requests,
         complete=_complete(table),
+        count="sum(requests)" if requests == GROUPED else "count(*)",
+        unpriced="sum(unpriced)" if requests == GROUPED else "count(*) filter (where cost_nanos is null)",
         sequences=", first_seq, last_seq" if table is HOURS else "",
-        sequences_of=", min(seq), max(seq)" if table is HOURS else "",
+        sequences_of=f", min({'first_seq' if requests == GROUPED else 'seq'}), max(seq)"
+        if table is HOURS
+        else "",
         more_sequences=SQL["more_sequences"] if table is HOURS else "",
     )
 

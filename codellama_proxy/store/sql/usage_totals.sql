@@ -21,10 +21,10 @@ update rolled_up set upto = :upto;
 -- Adds a range of requests to a table of sums, or takes it away.
 insert into {table} ({time}, {names}, requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos,
                      unpriced{sequences})
-select {start}, {named}, :sign * count(*),
+select {start}, {named}, :sign * {count},
        :sign * coalesce(sum(prompt_tokens), 0), :sign * coalesce(sum(completion_tokens), 0),
        :sign * coalesce(sum(cost_nanos), 0), :sign * coalesce(sum(saved_nanos), 0),
-       :sign * count(*) filter (where cost_nanos is null){sequences_of}
+       :sign * {unpriced}{sequences_of}
 from {requests} where seq > :after and seq <= :upto {complete}
 group by {positions}
 on conflict ({time}, {names}) do update set

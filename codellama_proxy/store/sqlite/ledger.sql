@@ -166,3 +166,23 @@ delete from request_contents where request_id in (select request_id from request
 -- name: drop_requests
 -- Removes the rows that were added to the totals.
 delete from requests where seq <= :upto;
+
+-- name: make_grouped
+-- Requests of one batch for the sums, summed by all groups; only this connection has them.
+create temp table if not exists grouped_requests (
+    created_at integer, project text, key_id text, user text, session text, agent text, model text, status text,
+    requests integer, prompt_tokens integer, completion_tokens integer, cost_nanos integer, saved_nanos integer,
+    unpriced integer, first_seq integer, seq integer
+);
+
+-- name: group_requests
+-- Reads each request of the batch once.
+insert into grouped_requests
+select cast(created_at as integer) / 3600 * 3600, project, key_id, user, session, agent, model, status,
+       count(*), sum(prompt_tokens), sum(completion_tokens), sum(cost_nanos), sum(saved_nanos),
+       sum(cost_nanos is null), min(seq), max(seq)
+from requests where seq > :after and seq <= :upto group by 1, 2, 3, 4, 5, 6, 7, 8;
+
+-- name: drop_grouped
+-- Removes them after the batch.
+delete from grouped_requests;

@@ -18,6 +18,7 @@ from codellama_proxy.store.sql.row_reports import RowReports
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite.connection import read_uri
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.roll_up import roll_up
 from codellama_proxy.store.sqlite.writer import Writer
 
 BATCH_PAUSE_SECONDS = 0.02
@@ -68,7 +69,7 @@ class LedgerReports(RowReports):
         """Add settled requests to the sums that reports read, in batches; returns about how many."""
         added = 0
         await self._writer.barrier()
-        for step in (usage_totals.roll_up, usage_totals.fill_keys, usage_totals.fill_hours):
+        for step in (roll_up, usage_totals.fill_keys, usage_totals.fill_hours):
             while count := await self._writer.run(step):
                 added += count
                 await asyncio.sleep(BATCH_PAUSE_SECONDS)
