@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from codellama_proxy.store.errors import StoreError, StoreUnavailableError
@@ -179,18 +181,15 @@ def connect(address: ServerAddress) -> PostgresSession:
     if password is not None:
         settings["password"] = password
     try:
-        connection = psycopg.connect(
-            address.url,
-            autocommit=True,
-            prepare_threshold=PREPARE_AFTER if address.prepare else None,
-            **settings,
-        )
+        connection = psycopg.connect(address.url, autocommit=True, prepare_threshold=None, **settings)
+        prepare = address.prepare and _may_prepare(connection, address)
     except psycopg.ProgrammingError:  # the message may repeat what was given
         raise StoreError(f"the address of the database {address} has an option that is not known") from None
     except psycopg.Error as error:
         raise StoreUnavailableError(
             f"cannot connect to the database {address}: {sentence(address, error)}"
         ) from None
+    connection.prepare_threshold = PREPARE_AFTER if prepare else None
     connection.prepared_max = MAX_PREPARED
     connection.adapters.register_loader("numeric", _WholeNumber)
     connection.adapters.register_dumper(str, _Text)
@@ -198,7 +197,37 @@ def connect(address: ServerAddress) -> PostgresSession:
     if version < MINIMUM_VERSION:
         connection.close()
         raise StoreError(f"the database {address} is PostgreSQL {version // 10000}; 14 or newer is needed")
-    return PostgresSession(connection, prepare=address.prepare)
+    return PostgresSession(connection, prepare=prepare)
+
+
+def _may_prepare(connection: psycopg.Connection[Any], address: ServerAddress) -> bool:
+    """Whether prepared statements are this connection's own: not behind a pooler that passes on their names.
+
+    There another client may have given the same name to another statement. A pooler gives its own process number; one
+    that keeps statements apart gives them names of its own.
+    """
+    row = connection.execute(b"select pg_backend_pid()").fetchone()
+    if row is not None and row[0] == connection.info.backend_pid:
+        return True
+    name = f"probe_{secrets.token_hex(8)}".encode()
+    with connection.transaction():
+        connection.pgconn.prepare(name, b"select 1")
+        passed_on = connection.execute(
+            b"select 1 from pg_prepared_statements where name = %s", (name.decode(),)
+        ).fetchone()
+        if passed_on is not None:
+            connection.execute(b"deallocate " + name)
+    if passed_on is not None:
+        _tell_unprepared(str(address))
+    return passed_on is None
+
+
+@cache
+def _tell_unprepared(address: str) -> None:
+    """Once in a process."""
+    log.warning(
+        "the pooler of the database %s keeps no prepared statements: using none, which is slower", address
+    )
 
 
 def wait_for(
