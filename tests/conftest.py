@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import chromium, postgres
 from tests.support.forked import stop_fork_server
-from tests.support.proxy_process import ProxyFactory, proxies
+from tests.support.proxy_process import MODE, ROUND_ROBIN, WORKERS, ProxyFactory, proxies
 from tests.support.upstream.process import Upstream, View
 
 # Machines are shared: how long an example takes says nothing. In CI the same examples are tried every time.
@@ -80,6 +80,10 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
+    for item in items:
+        mark = item.get_closest_marker("one_process")
+        if mark is not None and MODE in (WORKERS, ROUND_ROBIN):
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 def pytest_report_header() -> list[str]:

@@ -227,8 +227,12 @@ ProxyFactory = Callable[..., Proxy]
 _made: list[Any] = []
 
 
+MODE = os.environ.get("PROXY_TEST_E2E", "")
+"""What every server of a run is; empty: one process on a file."""
 WORKERS = "workers"
-"""Of `PROXY_TEST_E2E`: every server is two processes on one port, and connections go to either."""
+"""Two processes on one port and one database server; connections go to either."""
+ROUND_ROBIN = "round-robin"
+"""Two servers on one database server, behind a relay (`round_robin.py`)."""
 
 
 def _as_workers(given: dict[str, Any]) -> dict[str, Any]:
@@ -238,8 +242,8 @@ def _as_workers(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_database(place: Path) -> Path | str:
-    """A file; with `PROXY_TEST_E2E=postgresql` or `workers` an empty database on a server, for all tests of a run."""
-    if os.environ.get("PROXY_TEST_E2E") not in ("postgresql", WORKERS):
+    """A file; with a `MODE` (also `postgresql`) an empty database on a server, for all tests of a run."""
+    if not MODE:
         return place / "proxy.db"
     if not _made:
         folder = postgres.programs()
@@ -248,6 +252,14 @@ def default_database(place: Path) -> Path | str:
         atexit.register(server.remove)
         _made.append(postgres.Databases(server))
     return str(_made[0].empty())
+
+
+def _kind(database: Path | str | None) -> type[Proxy]:
+    if MODE != ROUND_ROBIN or isinstance(database, Path):
+        return Proxy
+    from tests.support.round_robin import TwoServers  # noqa: PLC0415 - it builds on this module
+
+    return TwoServers
 
 
 @contextlib.contextmanager
@@ -263,9 +275,9 @@ def proxies(directory: Path) -> Iterator[ProxyFactory]:
         path = place / "proxy.yaml"
         path.write_text(text)
         given = {"env": env or {}, **more}
-        if os.environ.get("PROXY_TEST_E2E") == WORKERS and not isinstance(database, Path):
+        if MODE == WORKERS and not isinstance(database, Path):
             given = _as_workers(given)
-        one = Proxy(path, database or default_database(place), place / "log", **given)
+        one = _kind(database)(path, database or default_database(place), place / "log", **given)
         started.append(one)
         return one.start()
 
