@@ -5,7 +5,8 @@ scripts/bench --peers               and beside LiteLLM's proxy and Portkey's gat
 scripts/bench --growth --memory     and what grows with keys, rows and models; start and memory
 scripts/bench --profile             and the cost table of a request; with --only nothing else
 scripts/bench --postgres            and what PostgreSQL costs, and what several processes bring
-scripts/bench --reports --rows N    and what reports take on PostgreSQL over so many requests: ten minutes for 10⁷
+scripts/bench --reports --rows N    and what reports take on PostgreSQL over so many requests: half an hour for 10⁷
+scripts/bench --file-reports        and what they take on SQLite over a million
 scripts/bench --write               all of this but reports, about 20 minutes, into bench/RESULTS.md and README's table
 scripts/bench --only --postgres --write      that section of bench/RESULTS.md only
 """
@@ -25,7 +26,7 @@ from bench.growth import ROUNDS, SECONDS, growth
 from bench.memory import memory
 from bench.paced import paced
 from bench.postgres import postgres
-from bench.postgres_reports import TITLE, reports
+from bench.postgres_reports import FILE_TITLE, TITLE, file_reports, reports
 from bench.processes import NotUp, aside
 from bench.profile import profile
 from bench.stalls import stalls
@@ -74,15 +75,22 @@ MORE: Mapping[str, tuple[Measure, str]] = {
         lambda args: postgres(2 * args.seconds),
         "what PostgreSQL costs, and what several processes bring",
     ),
-    "reports": (lambda args: reports(args.rows, args.rounds), "what reports take on PostgreSQL"),
+    "reports": (
+        lambda args: reports(args.rows, args.rounds, args.database, args.earlier),
+        "what reports take on PostgreSQL",
+    ),
+    "file_reports": (
+        lambda args: file_reports(ROWS, args.rounds, args.file, args.file_earlier),
+        "what reports take on SQLite over a million requests",
+    ),
     "growth": (lambda _: growth(ROUNDS, SECONDS), "many keys, rows and models"),
     "memory": (lambda args: memory(args.requests), "start and memory"),
     "profile": (lambda args: profile(3 * args.seconds), "the cost table of a request, by part and by thread"),
 }
 """What is measured beside the comparison, by option."""
-LONG = ("reports",)
+LONG = ("reports", "file_reports")
 """Measured only if they are named."""
-KEPT = (TITLE,)
+KEPT = (TITLE, FILE_TITLE)
 """Sections that stay as they are if they are not measured."""
 
 
@@ -137,7 +145,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--peers", action="store_true", help="also install and measure other gateways")
     for name, (_, what) in MORE.items():
-        parser.add_argument(f"--{name}", action="store_true", help=f"also {what}")
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=f"also {what}")
     parser.add_argument(
         "--only", action="store_true", help="not the comparison with the relay; written in place"
     )
@@ -149,6 +157,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="turns of each, of which the median counts")
     parser.add_argument("--seconds", type=float, help="of each turn beside others")
     parser.add_argument("--rows", type=int, default=ROWS, help="requests in the database of reports")
+    parser.add_argument("--database", help="of --reports, which is filled already: a postgresql:// address")
+    parser.add_argument("--file", help="of --file-reports, which is filled already")
+    for option in ("--earlier", "--file-earlier"):
+        parser.add_argument(
+            option, type=Path, help="what bench.postgres_reports printed for an earlier version, to show"
+        )
     parser.add_argument("--requests", type=int, default=100_000, help="after which memory is read")
     args = parser.parse_args(given)
     named = args.peers or any(getattr(args, name) for name in MORE)

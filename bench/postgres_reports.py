@@ -41,7 +41,9 @@ MAX_MS = 300.0
 PAUSE_SECONDS = 0.05
 """Between requests, below the limit of pages a second."""
 TITLE, FILE_TITLE = "Reports on PostgreSQL", "Reports on SQLite"
-SHOWN = 6
+SUMMARY = ("CPU ms", "different", "median", "p95", "most", f"above {MAX_MS:.0f} ms")
+ALL = "all"
+SHOWN = 12
 TEXT = """\
 Measured on {date}. A month of {rows:,} requests of 240 keys in 12 projects, 720 users and {sessions:,} sessions, each
 with an agent. Whole HTTP requests to one server, asked one after another: processor time of the server and the database
@@ -154,21 +156,26 @@ def filled_file(rows: int) -> Iterator[str]:
         yield str(path)
 
 
-def reports(rows: int, rounds: int, database: str | None = None) -> Section:
-    """Over PostgreSQL, which is filled first unless it is given."""
+def reports(rows: int, rounds: int, database: str | None = None, earlier: Path | None = None) -> Section:
+    """Over PostgreSQL, which is filled first unless it is given. `earlier`: what `main` printed for another version."""
     with contextlib.nullcontext(database) if database else filled(rows) as url:
-        return section(TITLE, measure(url, rounds), rows, known_of(url).sessions, rounds)
+        return section(TITLE, measure(url, rounds), rows, known_of(url).sessions, rounds, earlier)
 
 
-def file_reports(rows: int, rounds: int, database: str | None = None) -> Section:
+def file_reports(rows: int, rounds: int, database: str | None = None, earlier: Path | None = None) -> Section:
     """The same over a file."""
     with contextlib.nullcontext(database) if database else filled_file(rows) as path:
         prepare(Path(path))
-        return section(FILE_TITLE, measure(path, rounds), rows, known_of(path).sessions, rounds)
+        return section(FILE_TITLE, measure(path, rounds), rows, known_of(path).sessions, rounds, earlier)
 
 
 def section(
-    title: str, found: Mapping[str, Sequence[Took]], rows: int, sessions: int, rounds: int
+    title: str,
+    found: Mapping[str, Sequence[Took]],
+    rows: int,
+    sessions: int,
+    rounds: int,
+    earlier: Path | None = None,
 ) -> Section:
     """A summary of each kind, and the slowest of all."""
     every = [one for several in found.values() for one in several]
@@ -184,8 +191,11 @@ def section(
         load=os.getloadavg()[0],
     )
     kinds = table(
-        ["CPU ms", "different", "median", "p95", "most", f"above {MAX_MS:.0f} ms"],
-        [summary(kind, several) for kind, several in (*found.items(), ("all", every))],
+        SUMMARY,
+        [
+            *(summary(kind, several) for kind, several in (*found.items(), (ALL, every))),
+            *(() if earlier is None else summaries(earlier.read_text())),
+        ],
     )
     slowest = table(
         ["slowest", "first", "median", "whole request"],
@@ -214,6 +224,14 @@ def summary(kind: str, several: Sequence[Took]) -> tuple[Any, ...]:
     return kind, len(most), figure(statistics.median(most)), figure(p95), figure(most[-1]), late
 
 
+def summaries(printed: str) -> Iterator[Sequence[str]]:
+    """The summaries of kinds in what `main` printed."""
+    for line in printed.splitlines():
+        name, *cells = line.split()
+        if name in (*KINDS, ALL) and len(cells) == len(SUMMARY) - 1:
+            yield f"{name} before", *cells
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -223,10 +241,17 @@ def main() -> None:
     parser.add_argument("--database")
     parser.add_argument("--sqlite", action="store_true", help="over a file")
     parser.add_argument("--section", action="store_true", help="print the section for RESULTS.md")
+    parser.add_argument(
+        "--earlier", type=Path, help="what this printed for an earlier version, for the section"
+    )
     parser.add_argument("--only", default="", help="paths that contain this")
     given = parser.parse_args()
     if given.section:
-        print((file_reports if given.sqlite else reports)(given.rows, given.rounds, given.database))
+        print(
+            (file_reports if given.sqlite else reports)(
+                given.rows, given.rounds, given.database, given.earlier
+            )
+        )
         return
     fill = filled_file if given.sqlite else filled
     with contextlib.nullcontext(given.database) if given.database else fill(given.rows) as database:
@@ -239,7 +264,7 @@ def main() -> None:
             every += found
             if found:
                 print(*summary(kind, found))
-        print(*summary("all: number, median, p95, most, late", every))
+        print(*summary(ALL, every))
 
 
 if __name__ == "__main__":

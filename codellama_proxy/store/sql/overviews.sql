@@ -22,9 +22,14 @@ select key_id, project, name, prefix, created_at, expires_at, blocked, models, l
 from key_cards where {where} order by created_at desc, key_id limit ?;
 
 -- name: keys
--- The newest keys, and when each was last used.
-select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata, (
-    select requests.created_at from requests where requests.key_id = key_cards.key_id order by seq desc limit 1
+-- The newest keys, and when each was last used: of most, among the newest requests, which takes half the time.
+select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata, coalesce(
+    (
+        select requests.created_at from requests
+        where requests.key_id = key_cards.key_id and seq > (select upto - 100000 from rolled_up)
+        order by seq desc limit 1
+    ),
+    (select requests.created_at from requests where requests.key_id = key_cards.key_id order by seq desc limit 1)
 ) as last_used from key_cards where {where} order by created_at desc, key_id limit ?;
 
 -- name: since
