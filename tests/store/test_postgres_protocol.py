@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
@@ -177,3 +178,31 @@ def test_an_admitted_request_survives_a_crash_of_the_server_at_that_moment() -> 
         engine.disconnect()
     finally:
         server.remove()
+
+
+def test_requests_wait_for_the_look_at_other_processes_only_if_it_is_late(store: PostgresStore) -> None:
+    now = 100.0
+    engine = PostgresEngine(store.address, Identity("first"), clock=lambda: now, wall=lambda: NOW)
+    others = [PostgresEngine(store.address, Identity(digest)) for digest in ("second", "third")]
+
+    def awaited() -> QueuedWrite:
+        future: Future[object] = Future()
+        return QueuedWrite(Admit(ask(*SCOPES)), future, None, keep=False, inside=True)  # type: ignore[arg-type]
+
+    with ExitStack() as stack:
+        for opened in (engine, *others):
+            stack.callback(opened.disconnect)
+        engine.open()
+        engine.commit([])  # looks for the first time
+        others[0].open()
+        now += 1.1
+        engine.commit([awaited()])
+        assert set(engine.configurations) == {"first"}
+        assert engine.due_in == 0
+        engine.commit([])
+        assert set(engine.configurations) == {"first", "second"}
+        assert engine.due_in
+        others[1].open()
+        now += 1.6
+        engine.commit([awaited()])
+        assert set(engine.configurations) == {"first", "second", "third"}

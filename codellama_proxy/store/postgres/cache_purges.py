@@ -41,13 +41,16 @@ class CachePurges:
         self._looked_at = clock()
         self._waiting: deque[CachePurge] = deque()
 
+    @property
+    def due_in(self) -> float:
+        return self._looked_at + LOOK_SECONDS - self._clock()
+
     def look(self, db: PostgresSession) -> None:
         """Read new purges, every `LOOK_SECONDS`. The first call only notes the last one: the cache is still empty."""
-        now = self._clock()
         if self._last is None:
             (self._last,) = db.native(_LAST).fetchone()
-        elif now - self._looked_at >= LOOK_SECONDS:
-            self._looked_at = now  # also if this fails: it is not tried with every transaction
+        elif self.due_in <= 0:
+            self._looked_at = self._clock()  # also if this fails: it is not tried with every transaction
             for seq, project, model in db.native(_AFTER, (self._last,)).fetchall():
                 self._waiting.append(CachePurge(project, model))
                 self._last = seq

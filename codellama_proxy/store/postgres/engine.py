@@ -90,7 +90,7 @@ class PostgresEngine:
 
     @property
     def due_in(self) -> float | None:
-        return max(0.0, self._beat_at + BEAT_SECONDS - self._clock())
+        return 0.0 if self._upkeep.postponed else max(0.0, self._beat_at + BEAT_SECONDS - self._clock())
 
     def open(self) -> None:
         self._connected()
@@ -99,11 +99,11 @@ class PostgresEngine:
         try:
             for chunk in chunks(items):
                 self._run_repeating(chunk)
-            if even_if_empty or not self.due_in:
+            if even_if_empty or self._beat_at + BEAT_SECONDS <= self._clock():
                 self._run_repeating([])
         except ServerError as error:
             raise StoreUnavailableError(sentence(self._address, error)) from None
-        if self._db is not None:
+        if self._db is not None and not self._upkeep.postpone(any(one.future is not None for one in items)):
             self._upkeep.run(self._db, self._worker)
 
     def read(self, item: QueuedWrite) -> None:

@@ -11,6 +11,9 @@ from codellama_proxy.store.postgres.scope_rows import SQL
 from codellama_proxy.store.postgres.session import PostgresSession, ServerError, sentence
 from codellama_proxy.store.postgres.workers import Identity, Watch
 
+MAX_POSTPONED_SECONDS = 0.5
+"""How long what is due waits for a transaction that no request waits for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -23,6 +26,8 @@ class Upkeep:
         self._described: tuple[str, float] = ("", 0.0)
         self._failures: dict[str, str] = {}
         """The last failure of each task, which is reported once."""
+        self.postponed = False
+        """It is due, and the last transaction was not to wait for it."""
         self.watch = Watch(clock)
         self.purges = CachePurges(clock)
 
@@ -30,6 +35,12 @@ class Upkeep:
         """The row of this process is new, with the configuration in force."""
         self._described = (self._identity.digest, self._identity.loaded_at)
         self.purges.look(db)
+
+    def postpone(self, awaited: bool) -> bool:
+        """Whether to do nothing now. `awaited`: requests wait until the transaction before it is answered."""
+        due_in = min(self.watch.due_in, self.purges.due_in)
+        self.postponed = awaited and -MAX_POSTPONED_SECONDS < due_in <= 0
+        return self.postponed or due_in > 0
 
     def run(self, db: PostgresSession, worker: int) -> None:
         """Do what is due. `worker`: the number of this process."""
