@@ -2,7 +2,8 @@
 -- another version, it is thrown away and made anew.
 
 create table answers (
-    key blob not null primary key,
+    id integer primary key,    -- in the order in which answers are written, so that few pages change
+    key blob not null,         -- not indexed: a server knows the ids of all keys
     scope text not null,       -- who shares it, `kind:name`; also hashed into the key
     project text not null,     -- who asked
     model text not null,       -- the public name that answered
@@ -13,12 +14,12 @@ create table answers (
     expires_at real not null
 ) strict;
 
-create index answers_created on answers (created_at);
 create index answers_expires on answers (expires_at);
 
 create table vectors (
     seq integer primary key,
-    key blob not null unique references answers (key) on delete cascade,
+    answer integer not null unique references answers (id) on delete cascade,
+    key blob not null unique,
     bucket blob not null,      -- the digest of everything but the last turn
     signs blob not null,       -- of its numbers, a bit each
     numbers blob not null      -- little-endian float32, of length one

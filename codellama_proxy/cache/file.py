@@ -22,7 +22,7 @@ from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.connection import CACHE, connect
 from codellama_proxy.store.sqlite.many_rows import in_batches, with_rows
 
-FORMAT = 2
+FORMAT = 3
 """Version of the schema and of the keys; a file with another version is deleted and created again."""
 BUSY_MS = 100
 PURGE_BATCH_ROWS = 500
@@ -102,7 +102,7 @@ def _open_current(path: Path) -> sqlite3.Connection | None:
 
 def _check_schema(db: sqlite3.Connection) -> None:
     """Raises `sqlite3.Error` if a table or a column is missing."""
-    db.execute(SQL["find"], (b"",)).fetchall()
+    db.execute(SQL["find"], (0, b"")).fetchall()
     db.execute(SQL["signs"], (b"", 0, 0)).fetchall()
     db.execute(SQL["numbers"], (b"",)).fetchall()
 
@@ -133,9 +133,9 @@ def version(db: sqlite3.Connection) -> int:
 # --- rows ----------------------------------------------------------------------------------------------------
 
 
-def find(db: sqlite3.Connection, key: bytes, scope: str) -> CachedAnswer | None:
-    """The answer with this key, or `None`. Raises `ValueError` if its row is invalid."""
-    row = db.execute(SQL["find"], (key,)).fetchone()
+def find(db: sqlite3.Connection, number: int, key: bytes, scope: str) -> CachedAnswer | None:
+    """The answer with this ID and key, or `None`. Raises `ValueError` if its row is invalid."""
+    row = db.execute(SQL["find"], (number, key)).fetchone()
     if row is None:
         return None
     owner, deployment, dropped, body, created_at, expires_at = row
@@ -148,28 +148,36 @@ def find(db: sqlite3.Connection, key: bytes, scope: str) -> CachedAnswer | None:
     return CachedAnswer(event, deployment, tuple(map(str, names)), created_at, expires_at)
 
 
-def put(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """Inserts or replaces answers: a statement for many, because each one hands over the interpreter."""
+def put(db: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Inserts answers, and returns the ID of the first; the others follow.
+
+    A statement for many, because each one hands over the interpreter.
+    """
+    first: int = db.execute(SQL["next"]).fetchone()[0]
+    at = first
     for some in in_batches(rows):
-        values = chain.from_iterable([_columns(row) for row in some])
-        db.execute(with_rows(SQL["put"], len(some), 9), tuple(values))
+        values = chain.from_iterable([_columns(number, row) for number, row in enumerate(some, at)])
+        db.execute(with_rows(SQL["put"], len(some), 10), tuple(values))
+        at += len(some)
+    return first
 
 
-def _columns(row: Row) -> tuple[Any, ...]:
+def _columns(number: int, row: Row) -> tuple[Any, ...]:
     key, scope, project, model, answer = row
     event, deployment, dropped, created_at, expires_at, _ = answer
     names = orjson.dumps(dropped).decode() if dropped else "[]"
-    return key, scope, project, model, deployment, names, event.body, created_at, expires_at
+    return number, key, scope, project, model, deployment, names, event.body, created_at, expires_at
 
 
-def drop(db: sqlite3.Connection, keys: Sequence[bytes]) -> None:
-    for some in in_batches(keys):
+def drop(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    """Deletes the answers with these IDs."""
+    for some in in_batches(numbers):
         db.execute(with_rows(SQL["drop"], len(some), 1), tuple(some))
 
 
-def keys(db: sqlite3.Connection) -> dict[bytes, None]:
-    """All keys, the oldest answer's first."""
-    return {key: None for (key,) in db.execute(SQL["keys"])}
+def keys(db: sqlite3.Connection) -> dict[bytes, int]:
+    """All keys and the IDs of their answers, the oldest first."""
+    return dict(db.execute(SQL["keys"]))
 
 
 def drop_expired(db: sqlite3.Connection, now: float, most: int) -> Sequence[bytes]:
@@ -180,9 +188,9 @@ MAX_COMPARED_VECTORS = 5000
 """Vectors compared for one request: the newest of its bucket."""
 
 
-def put_vector(db: sqlite3.Connection, key: bytes, bucket: bytes, vector: Vector) -> None:
+def put_vector(db: sqlite3.Connection, number: int, key: bytes, bucket: bytes, vector: Vector) -> None:
     """Stores the vector of an answer if the answer itself is stored."""
-    db.execute(SQL["put_vector"], (bucket, vector.signs, vector.numbers, key))
+    db.execute(SQL["put_vector"], (bucket, vector.signs, vector.numbers, number, key))
 
 
 def nearest(db: sqlite3.Connection, bucket: bytes, vector: Vector, now: float) -> tuple[bytes, float] | None:

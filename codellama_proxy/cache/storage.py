@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.cache.memory import MAX_MEMORY_BYTES, LruCache
+from codellama_proxy.cache.vectors import Vector
 from codellama_proxy.store.errors import StoreError
 
 DELETE_BATCH_ROWS = 200
@@ -50,8 +51,8 @@ class CacheStorage:
         self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, "cache")
         self._db: sqlite3.Connection | None = None
-        self._known: dict[bytes, None] = {}
-        """The keys in the file, the oldest answer's first."""
+        self._known: dict[bytes, int] = {}
+        """The keys in the file and the IDs of their answers, the oldest first."""
         self._most = 0
         """How many answers may be stored, by the latest one."""
         self._version = 0
@@ -94,6 +95,10 @@ class CacheStorage:
         self.memory.put(key, answer, most)
         self._most = most
         self.write(Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer))
+
+    def put_vector(self, key: bytes, bucket: bytes, vector: Vector) -> None:
+        """Stores the vector of an answer if the answer itself is stored. Never waits."""
+        self.write(lambda db: self._put_vector(db, key, bucket, vector))
 
     def drop(self, key: bytes) -> None:
         self.memory.drop(key)
@@ -185,8 +190,11 @@ class CacheStorage:
         self._known = {}
 
     def _read(self, db: sqlite3.Connection, key: bytes, scope: CacheScope) -> CachedAnswer | None:
+        number = self._known.get(key)
+        if number is None:
+            return None
         try:
-            found = answer_file.find(db, key, f"{scope.kind}:{scope.name}")
+            found = answer_file.find(db, number, key, f"{scope.kind}:{scope.name}")
         except ValueError:  # an invalid row
             self.troubles["corrupt"] += 1
             found = None
@@ -222,22 +230,29 @@ class CacheStorage:
         if not rows:
             return
         latest = {row.key: row for row in rows}
-        answer_file.put(db, [*latest.values()])
-        for key in latest:
-            self._known.pop(key, None)
-            self._known[key] = None
+        replaced = [self._known.pop(key) for key in latest if key in self._known]
+        if replaced:
+            answer_file.drop(db, replaced)
+        first = answer_file.put(db, [*latest.values()])
+        self._known.update(zip(latest, count(first)))
         self._shrink(db, self._most, max(len(latest), DELETE_BATCH_ROWS))
 
+    def _put_vector(self, db: sqlite3.Connection, key: bytes, bucket: bytes, vector: Vector) -> None:
+        number = self._known.get(key)
+        if number is not None:
+            answer_file.put_vector(db, number, key, bucket, vector)
+
     def _drop(self, db: sqlite3.Connection, key: bytes) -> None:
-        answer_file.drop(db, [key])
-        self._known.pop(key, None)
+        number = self._known.pop(key, None)
+        if number is not None:
+            answer_file.drop(db, [number])
 
     def _shrink(self, db: sqlite3.Connection, most: int, at_once: int = DELETE_BATCH_ROWS) -> None:
         """Deletes the oldest answers beyond `most`, at most `at_once` of them."""
         over = min(len(self._known) - most, at_once)
         if over > 0:
-            oldest = list(islice(self._known, over))
-            answer_file.drop(db, oldest)
+            oldest = dict(islice(self._known.items(), over))
+            answer_file.drop(db, [*oldest.values()])
             for key in oldest:
                 del self._known[key]
 

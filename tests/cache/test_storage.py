@@ -343,6 +343,32 @@ def test_a_purge_by_another_process_includes_an_answer_that_is_not_written_yet(
     assert [row[0] for row in rows(path)] == [key(1)]
 
 
+def test_a_row_that_has_become_another_keys_is_not_read(path: Path) -> None:
+    keep(path, answer())
+
+    async def use(answers: CacheStorage) -> None:
+        await answers.read(lambda db: db.execute("update answers set key = x'ff'"))
+        assert await answers.find(key(), TEAM) is None
+        assert not answers.may_have(key())
+
+    play(path, use)
+
+
+def test_a_file_with_other_ids_is_written_on(path: Path) -> None:
+    async def use(answers: CacheStorage) -> None:
+        answers.put(key(1), answer(), TEAM, "a", 10)
+        await answers.read(lambda db: db.execute("update answers set id = id + 10"))
+        answers.put(key(2), answer(), TEAM, "a", 10)
+        answers.put(key(1), answer("new"), TEAM, "a", 10)
+
+    async def restarted(answers: CacheStorage) -> None:
+        assert await answers.find(key(1), TEAM) == answer("new")
+        assert await answers.find(key(2), TEAM) == answer()
+
+    play(path, use)
+    assert not play(path, restarted).troubles
+
+
 def test_writes_beyond_the_queue_limit_are_dropped(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
         for number in range(3000):

@@ -144,7 +144,7 @@ class EmbeddingsBackend:
         del semantic_query, answer  # the answer is already stored; only its vector is added
         if memo is not None:
             bucket, found = memo
-            self._answers.write(lambda db: answer_file.put_vector(db, key, bucket, found))
+            self._answers.put_vector(key, bucket, found)
 
     async def close(self) -> None:
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
