@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from codellama_proxy.core.snapshot import Deployment, Snapshot, Tariff
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
@@ -62,7 +61,7 @@ def admission_request(
         snapshot.digest,
         scopes,
         prompt_estimate,
-        max(bounds, default=0),
+        max(bounds) if bounds else 0,
         max_tokens,
         0 if request.endpoint == "embeddings" else chain.max_output_tokens,
         answers,
@@ -77,20 +76,11 @@ def admission_request(
     )
 
 
-class _Bounds(NamedTuple):
-    """Of the candidates, in their order."""
-
-    prompts: tuple[int, ...]
-    prices: tuple[Tariff | None, ...]
-    unbounded: tuple[int, ...]
-    """Output tokens that `max_tokens` does not bound."""
-    answers: int
-    """The largest number of answers."""
-    calls_units: int
-    """Of the most expensive calls of server tools."""
-
-
-_FREE = _Bounds((), (), (), 1, 0)
+_Bounds = tuple[tuple[int, ...], tuple[Tariff | None, ...], tuple[int, ...], int, int]
+"""Prompt bounds, prices and output tokens that `max_tokens` does not bound, each of the candidates in their order; the
+largest number of answers; units of the most expensive calls of server tools.
+"""
+_FREE: _Bounds = ((), (), (), 1, 0)
 """Of a cached answer, which costs nothing."""
 
 
@@ -129,7 +119,7 @@ def _bounds(
         plain_rates = candidate.plain_rates
         prices.append(plain_rates if plain_rates is not None and not paid else _rates(at, paid, bound))
         unbounded.append(more)
-    return _Bounds(tuple(bounds), tuple(prices), tuple(unbounded), answers, calls_units)
+    return tuple(bounds), tuple(prices), tuple(unbounded), answers, calls_units
 
 
 def _max_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) -> int | None:

@@ -42,7 +42,8 @@ def usual_decision(ask: AdmissionRequest, balances: Mapping[str, Balance]) -> De
         if limits.shadow or (parallel is not None and (balance.running or 0) >= parallel):
             return None
         if budget is not None:
-            room = min(room, budget - balance.spent - balance.held if budget else -1)
+            left = budget - balance.spent - balance.held if budget else -1
+            room = min(room, left)
         levels = _taken(balance.rates, limits, tokens, now)
         if levels is None:
             return None

@@ -132,8 +132,9 @@ class Metrics:
             sums = self._new_sums(group)
         sums.requests += 1
         seconds = context.ended - context.started
+        own = seconds - context.waited
         self._seconds.observe(seconds)
-        self._overhead.observe(max(seconds - context.waited, 0.0))
+        self._overhead.observe(max(0.0, own))
         if context.first_at is not None and context.request is not None and context.request.stream:
             self._first_token.observe(context.first_at - context.started)
         attempts = context.attempts
@@ -141,7 +142,9 @@ class Metrics:
             self._attempts.add((deployment, failure.cls if failure else "ok"))
         if attempts or context.serving is not None:
             sums.add(charge)
-        self._refusals(context)
+        admission = context.admission
+        if context.error is not None or (admission is not None and admission.shadowed):
+            self._refusals(context)
 
     def _new_sums(self, group: tuple[str, str, str, str]) -> Sums:
         if len(self._sums) >= MAX_GROUPS:

@@ -3,11 +3,15 @@
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from codellama_proxy.core.types import Usage
 from codellama_proxy.limits.admission import AdmissionRequest, Extension, LimitExceededError
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.ledger.page import Held, Page, scope_ids
+from codellama_proxy.store.ledger.rows import is_bookable, is_storable
 from codellama_proxy.store.ledger.scope_balance import (
     ScopeBalance,
     WindowSums,
@@ -122,3 +126,16 @@ def test_a_failed_query_changes_no_balance() -> None:
     with pytest.raises(OSError, match="the disk"):
         refresh(balance, scope, NOW, Broken())
     assert (balance.window, balance.first_seq, balance.changed) == (None, None, False)
+
+
+numbers = st.integers(0, 50) | st.sampled_from([-1, 2**63 - 1, 2**63, 2**64, -(2**63), -(2**63) - 1])
+
+
+@given(st.none() | numbers, st.none() | numbers, st.none() | st.builds(Usage, *[numbers] * 5))
+def test_what_the_databases_cannot_store_is_not_booked(
+    cost: int | None, saved: int | None, usage: Usage | None
+) -> None:
+    found = end("req_1", cost, saved_nanos=saved, usage=usage)
+    every = [cost or 0, saved or 0, *(usage or ())[:5]]
+    assert is_bookable(found) == all(-(2**63) <= number < 2**63 for number in every)
+    assert is_storable((*every, None, "text", True)) == is_bookable(found)

@@ -36,6 +36,16 @@ def is_storable(values: Iterable[object]) -> bool:
     return not [value for value in values if type(value) is int and not MIN_INTEGER <= value <= MAX_INTEGER]
 
 
+def is_bookable(end: Settlement) -> bool:
+    """Whether the databases have integers as large as its cost and its usage."""
+    usage, _, cost, saved = end[7:11]
+    joined = (cost or 0) | (saved or 0)  # not below any of them if none is negative, and of the same size
+    if usage is not None:
+        prompt, completion, cached, written, reasoning = usage[:5]
+        joined |= prompt | completion | cached | written | reasoning
+    return 0 <= joined <= MAX_INTEGER or is_storable((cost, saved, *(usage or ())))
+
+
 class HeldRow(NamedTuple):
     """The columns of an admitted request."""
 

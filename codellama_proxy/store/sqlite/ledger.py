@@ -29,7 +29,7 @@ from codellama_proxy.store.ledger.balances import Balances
 from codellama_proxy.store.ledger.crashes import Orphan, crashed
 from codellama_proxy.store.ledger.journal_lines import Extended, Settled
 from codellama_proxy.store.ledger.page import Held, Page, scope_ids
-from codellama_proxy.store.ledger.rows import estimated, extended_row, held_row, is_storable, settled_row
+from codellama_proxy.store.ledger.rows import estimated, extended_row, held_row, is_bookable, settled_row
 from codellama_proxy.store.ledger.scope_balance import state
 from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sqlite import scope_store
@@ -230,7 +230,7 @@ class Ledger(LedgerReports):
         if running is None:
             return
         held = running.held
-        if not is_storable((end.cost_nanos, end.saved_nanos, *(end.usage or ()))):
+        if not is_bookable(end):
             log.error("request %s is booked at its estimate: its numbers are too large", end.request_id)
             end = estimated(end, held.estimate_tokens, held.hold_nanos or running.estimate_nanos)
         record = end.record
