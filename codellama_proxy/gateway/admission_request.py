@@ -127,8 +127,13 @@ def _max_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) ->
     wanted = request.max_tokens
     if wanted is None or not request.soft or request.max_tokens_field not in request.soft:
         return wanted
-    narrowed = [narrowed_max_tokens(request, deployment) for deployment in deployments]
-    return max([wanted if most is None else most for most in narrowed])
+    largest = 0
+    for deployment in deployments:
+        most = narrowed_max_tokens(request, deployment)
+        if most is None:  # others are smaller
+            return wanted
+        largest = max(largest, most)
+    return largest
 
 
 def _in_order(planned: Sequence[Deployment], chain: Chain) -> Sequence[Deployment]:

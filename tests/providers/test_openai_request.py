@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.inbound.messages.request import SOFT as MESSAGES_SOFT
+from codellama_proxy.inbound.responses.request import SOFT as RESPONSES_SOFT
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, IGNORABLE, NEUTRAL_DEFAULTS
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
-from codellama_proxy.providers.openai.request import translated_params
+from codellama_proxy.providers.openai.request import is_unchanged, translated_params
 from codellama_proxy.providers.openai.unchanged_params import unchanged_params
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
@@ -278,15 +280,21 @@ VALUES = st.sampled_from(
 @each("provider", sorted(OPENAI_PROFILES))
 @given(
     st.sampled_from(["m-upstream", "gpt-4o", "gpt-5.1", "gpt-5.5", "o3", "o1", "gpt-5-codex"]),
-    st.dictionaries(st.sampled_from(sorted(CHAT_PARAMETERS)), VALUES, max_size=6),
+    st.dictionaries(st.sampled_from([*sorted(CHAT_PARAMETERS), "top_k"]), VALUES, max_size=6),
+    st.sampled_from([frozenset(), MESSAGES_SOFT, RESPONSES_SOFT]),
 )
 def test_unchanged_parameters_are_those_that_no_rule_changes(
-    provider: str, name: str, params: dict[str, Any]
+    provider: str, name: str, params: dict[str, Any], soft: frozenset[str]
 ) -> None:
     entry, dialect = deployment(provider=provider, model=name), OPENAI_PROFILES[provider]
     unchanged = unchanged_params(entry, dialect)
     kept = {key: value for key, value in params.items() if key in unchanged}
-    assert translated_params(chat(params=kept), entry, dialect) == (kept, [])
+    if soft:
+        kept.pop("reasoning_effort", None)
+    request = chat(params=kept, soft=soft)
+    assert is_unchanged(request, unchanged)
+    assert translated_params(request, entry, dialect) == (kept, [])
+    assert is_unchanged(chat(params=params, soft=soft), unchanged) == (kept == params)
 
 
 def test_most_parameters_are_unchanged_at_a_plain_provider() -> None:

@@ -21,6 +21,8 @@ from codellama_proxy.providers.openai.messages import message_for, tools_for
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
 from codellama_proxy.providers.openai.unchanged_params import IDENTIFIERS, replaced_max_tokens
 
+EFFORT = "reasoning_effort"
+"""A parameter whose value is only a hint, in the words of the client's dialect, where it is soft."""
 MIN_SAMPLING_VALUE = 0.01
 """Replaces a temperature or top_p of 0 for providers that refuse it."""
 
@@ -33,7 +35,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment, target: ChatTarge
     )
     params: Mapping[str, Any] = chat.params
     dropped: Sequence[str] = ()
-    if chat.metadata or chat.soft or not target.unchanged.issuperset(params):
+    if not is_unchanged(chat, target.unchanged):
         params, dropped = translated_params(chat, deployment, dialect)
     messages = chat.messages
     if type(messages) is not Texts:
@@ -53,6 +55,13 @@ def to_request(chat: InferenceRequest, deployment: Deployment, target: ChatTarge
         orjson.dumps(body, default=dict),  # an entry's parameters are read-only mappings
         dropped=translated.dropped(dropped, chat) if chat.ignored else tuple(dropped),
     )
+
+
+def is_unchanged(chat: InferenceRequest, unchanged: frozenset[str]) -> bool:
+    """Whether the provider gets all parameters as they are; `unchanged`: as of `unchanged_params`."""
+    if chat.metadata or not unchanged.issuperset(chat.params):
+        return False
+    return not chat.soft or EFFORT not in chat.params
 
 
 def translated_params(
@@ -104,14 +113,14 @@ def narrow_hints(
     """Removes hints of other dialects that the model is not known to accept. Returns the names of reported ones."""
     if "top_k" in chat.soft and not dialect.top_k:
         params.pop("top_k", None)
-    effort = params.get("reasoning_effort")
-    if effort is None or "reasoning_effort" not in chat.soft:
+    effort = params.get(EFFORT)
+    if effort is None or EFFORT not in chat.soft:
         return []
     nearest = nearest_effort(effort, deployment)
     if nearest is None:
-        del params["reasoning_effort"]
-        return ["reasoning_effort"]
-    params["reasoning_effort"] = nearest
+        del params[EFFORT]
+        return [EFFORT]
+    params[EFFORT] = nearest
     return []
 
 
