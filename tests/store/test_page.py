@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.core.types import Usage
 from codellama_proxy.limits.admission import AdmissionRequest, Extension, LimitExceededError
-from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.limits.rates import ScopeLimits, refill
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.ledger.page import Held, Page, scope_ids
 from codellama_proxy.store.ledger.rows import is_bookable, is_storable
@@ -139,3 +140,16 @@ def test_what_the_databases_cannot_store_is_not_booked(
     every = [cost or 0, saved or 0, *(usage or ())[:5]]
     assert is_bookable(found) == all(-(2**63) <= number < 2**63 for number in every)
     assert is_storable((*every, None, "text", True)) == is_bookable(found)
+
+
+levels = st.none() | st.floats(-5, 50, allow_nan=False) | st.sampled_from([0.0, 39.5, 40.0])
+limits = st.none() | st.sampled_from([0, 1, 40])
+
+
+@given(levels, levels, st.sampled_from([NOW - 60, NOW - 1, NOW, NOW + 5]), limits, limits)
+def test_a_balance_is_full_if_its_rates_refilled_to_their_limits(
+    rpm: float | None, tpm: float | None, at: float, rpm_limit: int | None, tpm_limit: int | None
+) -> None:
+    balance = ScopeBalance()
+    balance.rates, balance.limits = (rpm, tpm, at), Limits(rpm_limit, tpm_limit)
+    assert balance.is_full(NOW) == (refill(balance.rates, balance.limits, NOW)[:2] == (rpm_limit, tpm_limit))

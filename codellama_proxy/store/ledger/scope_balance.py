@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from codellama_proxy.core.clock import iso
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import ScopeState
-from codellama_proxy.limits.rates import UNRATED, Levels, ScopeLimits, refill
+from codellama_proxy.limits.rates import UNRATED, Levels, ScopeLimits, elapsed, level_after, refill
 from codellama_proxy.limits.windows import Window, is_rolling, turned, window
 
 
@@ -87,8 +87,9 @@ class ScopeBalance:
         limits = self.limits
         if limits is None:
             return False
-        rpm, tpm, _ = refill(self.rates, limits, now)
-        return rpm == limits.rpm_limit and tpm == limits.tpm_limit
+        rpm, tpm, rated_at = self.rates
+        minutes, _ = elapsed(rated_at, now)
+        return _is_full(rpm, limits.rpm_limit, minutes) and _is_full(tpm, limits.tpm_limit, minutes)
 
     def counts(self, seq: int) -> bool:
         """Whether the budget's present window includes the request."""
@@ -113,6 +114,11 @@ class ScopeBalance:
                 self.rates = (rpm, tpm + tokens, at)
         if self.running is not None:
             self.running -= 1
+
+
+def _is_full(level: float | None, limit: int | None, minutes: float) -> bool:
+    """Whether a bucket is full after `minutes`, or has no limit."""
+    return limit is None or level_after(level, limit, minutes) == limit
 
 
 def is_current(balance: ScopeBalance, limits: Limits, now: float) -> bool:
