@@ -88,8 +88,6 @@ class AnswerKeeper:
 
 def completion_to_keep(events: Sequence[Event], *, stream: bool) -> Event | None:
     """The completion to store; `None` if it must not be stored. Raises `UNREADABLE` for an invalid answer."""
-    if sum([len(event.text) if stream else len(event.body) for event in events]) > MAX_CACHED_BYTES:
-        return None
     event = folding.as_whole(events) if stream else events[0]
     if len(event.body) > MAX_CACHED_BYTES or not storable(completion_in(event)):
         return None
