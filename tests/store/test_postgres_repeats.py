@@ -88,16 +88,19 @@ def test_a_process_that_gets_the_processor_too_late_is_refused_nothing(store: Po
     assert store.balance("project:web") == (7, 0)
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "and when it looks back"])
 @pytest.mark.parametrize("cut", get_args(Cut))
-def test_a_request_whose_commit_is_not_answered_is_admitted_once(store: PostgresStore, cut: Cut) -> None:
+def test_a_request_whose_commit_is_not_answered_is_admitted_once(
+    store: PostgresStore, cut: Cut, times: int
+) -> None:
     async def use(worker: Worker, relay: CommitRelay) -> None:
         first = ask(*SCOPES)
         await worker.ledger.admit(first)
         worker.ledger.settle(end(first, 3))
-        relay.cut_next(cut)
+        relay.cut_next(cut, times)
         asked = [ask(*SCOPES) for _ in range(3)]
         assert {one.hold_nanos for one in await asyncio.gather(*map(worker.ledger.admit, asked))} == {5}
-        assert relay.cuts == 1
+        assert relay.cuts == times
         assert (store.balance("project:web"), holds(store)) == ((3, 15), 3)
         assert store.level("key:key_a") == 56
         for one in asked:

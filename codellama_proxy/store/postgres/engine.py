@@ -95,7 +95,10 @@ class PostgresEngine:
         return 0.0 if self._upkeep.postponed else max(0.0, self._beat_at + BEAT_SECONDS - self._clock())
 
     def open(self) -> None:
-        self._connected()
+        try:
+            self._connected()
+        except ServerError as error:
+            raise StoreUnavailableError(sentence(self._address, error)) from None
 
     def commit(self, items: Sequence[QueuedWrite], *, even_if_empty: bool = False) -> None:
         try:
@@ -137,7 +140,10 @@ class PostgresEngine:
                 db.close()
 
     def _connected(self) -> PostgresSession:
-        """The connection; after a reconnect, lost requests are put back first. Raises `StoreError`."""
+        """The connection; after a reconnect, lost requests are put back first.
+
+        Raises `StoreError` if the server cannot be reached, and `ServerError`.
+        """
         if self._db is not None and self._db.usable:
             return self._db
         self._disconnect()
@@ -148,9 +154,6 @@ class PostgresEngine:
             else:
                 self._resolve(db)
                 self._look_back(db)
-        except ServerError as error:
-            db.close()
-            raise StoreUnavailableError(sentence(self._address, error)) from None
         except BaseException:
             db.close()
             raise
@@ -203,6 +206,7 @@ class PostgresEngine:
                 self._resolve(db)
                 if doubt is not None:
                     _take_done(chunk, doubt)
+                    doubt = None
                 if chunk or is_beat:
                     self._run(db, chunk)
                 return
@@ -212,7 +216,9 @@ class PostgresEngine:
                 if refused or tries > MAX_REPEATS or self._clock() > give_up_at:
                     raise
                 log.warning("repeating a transaction: %s", sentence(self._address, error))
-                doubt = self._unanswered
+                doubt = (
+                    doubt or self._unanswered
+                )  # a look back may fail, too, before the first doubt is settled
 
     def _run(self, db: PostgresSession, chunk: list[QueuedWrite]) -> None:
         """Run a chunk, and remove from it what is done."""
