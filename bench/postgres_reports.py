@@ -51,6 +51,8 @@ in milliseconds, of the first one of each, which has nothing in memory, and the 
 different ones {late} take more than {most:.0f} ms; {refused} are refused, as they have too many groups. Load of the
 machine at the end: {load:.0f}."""
 
+EARLIER = ' Rows with "before" are an earlier version\'s, over the same requests.'
+
 
 class Took(NamedTuple):
     """Milliseconds."""
@@ -190,6 +192,7 @@ def section(
         refused=sum(one.refused for one in every),
         load=os.getloadavg()[0],
     )
+    text += EARLIER if earlier is not None else ""
     kinds = table(
         SUMMARY,
         [
