@@ -48,7 +48,10 @@ class CachedAnswer(NamedTuple):
 
     @property
     def size(self) -> int:
-        return len(self.event.body) + sum([len(chunk.body) + CHUNK_OVERHEAD_BYTES for chunk in self.chunks])
+        size = len(self.event.body)
+        for chunk in self.chunks:
+            size += len(chunk.body) + CHUNK_OVERHEAD_BYTES
+        return size
 
 
 class CacheScope(NamedTuple):
