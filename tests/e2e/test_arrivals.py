@@ -15,6 +15,10 @@ from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.raw_http import Wire, exchange, refused, request
 from tests.support.upstream.process import Upstream
 
+pytestmark = pytest.mark.one_process(
+    "server.max_parallel_requests and bounds of bodies are each server's own"
+)
+
 CHAT = "/v1/chat/completions"
 ROOM = 3
 BODY = json.dumps({"model": "plain", "messages": [{"role": "user", "content": "hi"}]}).encode()

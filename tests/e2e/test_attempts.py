@@ -62,6 +62,7 @@ def test_concurrent_requests_with_several_attempts_stay_within_the_budget(served
     assert {one["class"] for row in rows for one in row["attempts"]} >= {"transient", "ok"}
 
 
+@pytest.mark.one_process("a relay learns that a client has left only when it writes to it")
 def test_an_answer_is_completed_during_the_drain_after_its_client_disconnected(
     proxy: ProxyFactory, upstream_process: Upstream
 ) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from tests.support.forked import run_forked
 from tests.support.processes import environment, until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
@@ -25,6 +27,7 @@ def command(one: Proxy, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.one_process("each server has a response cache, and calls in flight, of its own")
 def test_an_answer_survives_a_restart_but_not_a_purge(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast"), cache=ON))
     first = one.chat()
@@ -45,6 +48,7 @@ def test_an_answer_survives_a_restart_but_not_a_purge(proxy: ProxyFactory, upstr
     assert len(upstream.journal.requests()) == 2
 
 
+@pytest.mark.one_process("each server has a response cache, and calls in flight, of its own")
 def test_concurrent_identical_requests_share_one_call(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("slow", "first=0.5"), cache=ON))
     with ThreadPoolExecutor(8) as pool:
@@ -57,6 +61,7 @@ def test_concurrent_identical_requests_share_one_call(proxy: ProxyFactory, upstr
     assert 'proxy_cache_total{result="miss"} 1.0' in metrics
 
 
+@pytest.mark.one_process("each server has a response cache, and calls in flight, of its own")
 def test_a_request_that_joins_a_stream_gets_at_once_what_has_arrived(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:
@@ -89,6 +94,7 @@ def tokens(lines: Iterable[bytes]) -> list[str]:
     return [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
 
 
+@pytest.mark.one_process("each server has a response cache, and calls in flight, of its own")
 def test_a_damaged_cache_file_does_not_fail_requests(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast"), cache=ON), allow=("cache",))
     one.chat()

@@ -297,6 +297,7 @@ def test_a_stream_continues_after_the_client_closed_its_sending_half(
     assert b"data: [DONE]\n\n" in rest
 
 
+@pytest.mark.one_process("a relay learns that a client has left only when it writes to it")
 @pytest.mark.parametrize("stream", [False, True])
 def test_closing_both_halves_in_turn_is_a_disconnect(served: Proxy, upstream: Upstream, stream: bool) -> None:
     with Wire(served.port) as wire:
@@ -345,6 +346,7 @@ def random_disconnect(served: Proxy, seed: int) -> None:
                 time.sleep(dice.random() * 0.05)
 
 
+@pytest.mark.one_process("a relay learns that a client has left only when it writes to it")
 def test_a_disconnect_at_any_moment_leaks_nothing(served: Proxy, upstream: Upstream) -> None:
     before = len(served.rows(size=1000))
     with ThreadPoolExecutor(12) as pool:
@@ -364,6 +366,7 @@ def test_a_disconnect_at_any_moment_leaks_nothing(served: Proxy, upstream: Upstr
 # --- too many ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_process("server.max_parallel_requests and bounds of bodies are each server's own")
 def test_requests_over_the_parallel_limit_are_refused_immediately(served: Proxy, upstream: Upstream) -> None:
     rows = len(served.rows())
     with ExitStack() as stack:

@@ -12,6 +12,8 @@ from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.raw_http import Wire, request
 from tests.support.upstream.process import Upstream
 
+pytestmark = pytest.mark.one_process("a relay learns that a client has left only when it writes to it")
+
 ANSWER = 0.8
 """Seconds that a plain answer may take, whether or not its client waits for it."""
 FINISHED = {True: 0.0, False: ANSWER}

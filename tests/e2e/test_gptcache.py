@@ -85,6 +85,7 @@ def forget(one: Proxy) -> None:
     one.start()
 
 
+@pytest.mark.one_process("each server has a response cache, and calls in flight, of its own")
 def test_the_real_gptcache_stores_answers_per_scope(
     proxy: ProxyFactory, upstream: Upstream, gptcache: str
 ) -> None:

@@ -13,6 +13,8 @@ from tests.support.processes import until
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
 from tests.support.raw_http import Reply, Wire, exchange, refused, request
 
+pytestmark = pytest.mark.one_process("each server has metrics of its own")
+
 CHAT = "/v1/chat/completions"
 
 

@@ -65,6 +65,7 @@ def metrics(one: Proxy) -> list[str]:
     return one.admin("GET", "/metrics").text.splitlines()
 
 
+@pytest.mark.one_process("it looks at, or stops, one process")
 def test_health_shows_the_processes_of_the_installation(proxy: ProxyFactory, address: str) -> None:
     first = proxy(CONFIG, database=address)
     secret = "tracking: {promptlayer: {api_key: pl_0123456789abcdef}}\n"  # so no copy of this file is kept
@@ -99,6 +100,7 @@ def own_server() -> Iterator[PostgresServer]:
         server.remove()
 
 
+@pytest.mark.one_process("it looks at, or stops, one process")
 def test_requests_are_refused_while_the_database_is_away_and_served_again_after(proxy: ProxyFactory) -> None:
     with own_server() as server:
         one = proxy(CONFIG, database=server.address(), allow=("the store cannot write",))

@@ -235,6 +235,7 @@ def test_a_failing_service_does_not_affect_requests_and_catches_up(
         service.record(request_id, within=20)
 
 
+@pytest.mark.one_process("each server logs an outage of the service")
 def test_every_record_is_delivered_after_an_outage(
     proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
@@ -249,6 +250,7 @@ def test_every_record_is_delivered_after_an_outage(
     assert len(warnings) == 1
 
 
+@pytest.mark.one_process("each server has metrics of its own")
 def test_a_rejected_record_is_dropped_and_counted(served: Proxy, service: PromptLayer) -> None:
     before = dropped(served)
     service.behave(status=422)

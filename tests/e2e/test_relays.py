@@ -306,6 +306,7 @@ def test_pings_keep_hidden_thinking_alive(claude: Anthropic) -> None:
     assert [block.type for block in message.content] == ["thinking", "text"]
 
 
+@pytest.mark.one_process("a relay learns that a client has left only when it writes to it")
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
 def test_a_client_that_leaves_ends_the_call(served: Proxy, path: str) -> None:
     shared = {"model": "claude" if path == "/v1/messages" else "gpt", "stream": True}
@@ -600,6 +601,7 @@ def test_the_ledger_is_what_the_upstream_reported(served: Proxy, claude: Anthrop
     assert {row["basis"] for row in rows} == {"exact"}
 
 
+@pytest.mark.one_process("it looks at, or stops, one process")
 def test_sigkill_loses_no_row_of_relays_and_releases_every_hold(proxy: ProxyFactory, server: Server) -> None:
     served = proxy(config(*models(server), limits={"project": {"max_budget": 100}}))
     bodies: dict[str, dict[str, Any]] = {

@@ -8,10 +8,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
+import pytest
 
 from tests.support.postgres import Databases
 from tests.support.processes import LOOPBACK
 from tests.support.proxy_process import Proxy, ProxyFactory, keys
+
+pytestmark = pytest.mark.one_process("it looks at, or stops, one process")
 
 CONFIG = """
 models:

@@ -26,6 +26,8 @@ from tests.support.raw_http import Wire, request
 from tests.support.stored import rows_after_a_kill
 from tests.support.upstream.process import PRICE, Upstream
 
+pytestmark = pytest.mark.one_process("it looks at, or stops, one process")
+
 CHAT = "/v1/chat/completions"
 TERM_CODES = (0, 143)
 

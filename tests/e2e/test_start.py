@@ -142,6 +142,7 @@ def test_the_first_start_on_a_terminal_prints_a_key_and_a_curl_command(tmp_path:
     assert done.stdout.startswith("sk-")
 
 
+@pytest.mark.one_process("it looks at, or stops, one process")
 def test_without_a_terminal_the_start_logs_how_to_create_a_key_the_models_and_the_database(
     tmp_path: Path,
 ) -> None:

@@ -294,6 +294,7 @@ def test_three_failures_start_a_cooldown(served: Proxy, upstream: Upstream) -> N
     assert upstream.journal.models() == ["down", "down", "good", "down", "good", "good", "good"]
 
 
+@pytest.mark.one_process("cooldowns are each server's own")
 def test_exactly_one_of_fifty_requests_probes_and_success_ends_the_cooldown(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:

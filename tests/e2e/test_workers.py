@@ -19,6 +19,8 @@ from tests.support.postgres import Databases
 from tests.support.processes import LOOPBACK, free_port, until
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory
 
+pytestmark = pytest.mark.one_process("it looks at, or stops, one process")
+
 CONFIG = """
 models:
   - {name: mock, provider: mock, price: {input: 1, output: 1}, mock: {tokens_per_second: 20}}

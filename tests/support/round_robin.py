@@ -23,10 +23,11 @@ class Relay:
 
     def __init__(self, port: int, targets: Sequence[int]) -> None:
         self._targets = itertools.cycle(targets)
+        self._open: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
-        opened = asyncio.start_server(self._handle, "127.0.0.1", port)
+        opened = asyncio.start_server(self._accept, "127.0.0.1", port)
         self._listener = asyncio.run_coroutine_threadsafe(opened, self._loop).result(20)
 
     def close(self) -> None:
@@ -37,10 +38,16 @@ class Relay:
 
     async def _close(self) -> None:
         self._listener.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # connections that were accepted before
+        while self._open:
+            for task in self._open:
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _accept(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._handle(client, answers))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
 
     async def _handle(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         try:
