@@ -26,6 +26,7 @@ from tests.support.processes import until
 
 VARIABLE = "PROXY_TEST_POSTGRES"
 REQUIRED = "required"
+PACKAGES = Path("/usr/lib/postgresql")
 PORT = 5432
 """Part of the name of the socket."""
 NOBODY = 65534
@@ -181,13 +182,13 @@ class Databases:
         return self.server.address(name)
 
 
-def programs() -> Path | None:
-    """The folder with the server's programs."""
+def programs(packages: Path = PACKAGES) -> Path | None:
+    """The folder with the server's programs. `packages`: where Debian's are."""
     given = os.environ.get(VARIABLE, "")
     if given and given != REQUIRED:
         return Path(given)
     debian = sorted(
-        (path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "postgres").exists()),
+        (path for path in packages.glob("*/bin") if (path / "postgres").exists()),
         key=lambda path: int(path.parent.name),
     )
     if debian:
