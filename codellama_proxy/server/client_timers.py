@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 
 from codellama_proxy.web.connection import ClientTimeouts
+
+MIN_READ_BYTES = 16 << 10
+"""What a client has to read in each `ClientTimeouts.send` while it is behind. Progress shows in the kernel first: it
+takes more from the process only once a good part of its own buffer, megabytes, is empty."""
+
+
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """Bytes of output that the client has not acknowledged, in the process and in the kernel."""
+    size = transport.get_write_buffer_size()
+    socket = transport.get_extra_info("socket")
+    if socket is None:
+        return size
+    try:
+        in_kernel = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # closed meanwhile
+        return size
+    return size + int.from_bytes(in_kernel, sys.byteorder)
 
 
 class ClientTimers:
@@ -36,10 +56,21 @@ class ClientTimers:
             self._input.cancel()
             self._input = None
 
-    def await_reading(self, abort: Callable[[], None]) -> None:
-        """The client has to read from now on."""
+    def await_reading(self, abort: Callable[[], None], unread: Callable[[], int]) -> None:
+        """The client has to read from now on; `unread` returns what it has not read, in bytes."""
         if self._reading is None:
-            self._reading = self._loop.call_later(self._timeouts.send, abort)
+            self._await_progress(abort, unread)
+
+    def _await_progress(self, abort: Callable[[], None], unread: Callable[[], int]) -> None:
+        before = unread()
+
+        def late() -> None:
+            if unread() > before - MIN_READ_BYTES:
+                abort()
+            else:
+                self._await_progress(abort, unread)
+
+        self._reading = self._loop.call_later(self._timeouts.send, late)
 
     def has_read(self) -> None:
         """The client has read enough."""

@@ -14,6 +14,7 @@ from typing import Any
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.server import framing
+from codellama_proxy.server.client_timers import unread_bytes
 from codellama_proxy.server.framing import MAX_HEAD_BYTES
 from codellama_proxy.server.half_closed import HalfClosedWatch
 from codellama_proxy.server.request_reader import RequestReader
@@ -127,7 +128,7 @@ class Protocol(RequestReader):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._timers.await_reading(self.transport.abort)
+        self._await_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -148,7 +149,11 @@ class Protocol(RequestReader):
             elif not self._closes_after_body:  # then another timer is running
                 self._idle.start()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._timers.await_reading(self.transport.abort)
+            self._await_reading()
+
+    def _await_reading(self) -> None:
+        transport = self.transport
+        self._timers.await_reading(transport.abort, lambda: unread_bytes(transport))
 
     def _close_after_the_body(self) -> None:
         if not self.cycle.more_body:

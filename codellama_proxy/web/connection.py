@@ -79,7 +79,7 @@ class ClientTimeouts(NamedTuple):
     body: float = 30.0
     """For its body, from the end of the head."""
     send: float = 30.0
-    """For a client that does not read, once the buffers are full."""
+    """For a client that does not read, or hardly, once the buffers are full."""
     heartbeat: float = 15.0
     """Of silence in a stream, after which a comment keeps the connection open."""
 
