@@ -20,7 +20,7 @@ from typing import NamedTuple
 from bench.processes import NotUp
 from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.store.postgres.connections import Connections
-from codellama_proxy.store.postgres.engine import GATHER_SECONDS, PostgresEngine
+from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.housekeeping import make_partitions
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.migrations import migrate
@@ -57,8 +57,7 @@ def worker(url: str, seconds: float, clients: int, results: Connection) -> None:
 
 async def _load(url: str, seconds: float, clients: int) -> Measured:
     address = address_of(url)
-    engine = PostgresEngine(address, Identity())
-    queue: WriteQueue[PostgresSession] = WriteQueue(engine, "bench", gather_seconds=GATHER_SECONDS)
+    queue: WriteQueue[PostgresSession] = WriteQueue(PostgresEngine(address, Identity()), "bench")
     await asyncio.to_thread(queue.start)
     ledger = Ledger(queue, Connections(address))
     latencies: list[float] = []

@@ -31,8 +31,6 @@ from codellama_proxy.store.queued_write import Connection, QueuedWrite, T, Write
 MAX_BATCH = 256
 SHARE_COMMIT_SECONDS = 0.005
 """How long a fire-and-forget write may wait for other writes to share its commit."""
-GATHER_WRITES = 16
-"""Of the last batch, from which on the next one waits for more writes, if the queue is to gather."""
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 2.0
 DRAIN_SECONDS = 10.0
 """How long `close` retries writes queued with `keep`."""
@@ -73,8 +71,8 @@ class Engine(Protocol):
 class WriteQueue(Generic[Connection]):
     """Writes to one database. `start` and `close` block; everything else does not."""
 
-    def __init__(self, engine: Engine, name: str, *, gather_seconds: float = 0.0) -> None:
-        """`name`: of the database, in messages; `gather_seconds`: how long a batch waits for more writes under load."""
+    def __init__(self, engine: Engine, name: str) -> None:
+        """`name`: of the database, in messages."""
         self._name = name
         self._engine = engine
         self._queue: collections.deque[QueuedWrite] = collections.deque()
@@ -85,9 +83,6 @@ class WriteQueue(Generic[Connection]):
         """Monotonic time of the scheduled wake-up for fire-and-forget writes."""
         self._kept: list[QueuedWrite] = []
         self._running = 0
-        self._gather_seconds = gather_seconds
-        self._last_batch = 0
-        """The number of writes in the last batch that had any."""
         self._failure: str | None = None
         self._delay = FIRST_RETRY_SECONDS / 2
         self._closing = False
@@ -216,12 +211,9 @@ class WriteQueue(Generic[Connection]):
         """The next batch: kept functions, then queued ones. Waits for work, or for the next retry."""
         with contextlib.suppress(queue.Empty):
             self._wakeups.get(timeout=self._engine.due_in if self._failure is None else self._delay)
-        if self._gather_seconds and self._last_batch >= GATHER_WRITES:
-            time.sleep(self._gather_seconds)
         self._awake = False  # later writes wake the thread again
         batch = self._kept + self._drain(MAX_BATCH)
         self._kept = []
-        self._last_batch = len(batch) or self._last_batch
         if self._queue:
             self._wake()
         return batch

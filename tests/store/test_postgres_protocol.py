@@ -19,12 +19,11 @@ from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.migrations import migrate
-from codellama_proxy.store.postgres.operations import Admit, as_write
-from codellama_proxy.store.postgres.session import PostgresSession, connect
+from codellama_proxy.store.postgres.operations import Admit
+from codellama_proxy.store.postgres.session import connect
 from codellama_proxy.store.postgres.workers import Identity
 from codellama_proxy.store.queued_write import QueuedWrite
 from codellama_proxy.store.reports import Filters
-from codellama_proxy.store.write_queue import GATHER_WRITES, WriteQueue
 from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_key, of_project
 from tests.support.postgres import Databases, PostgresServer, own_programs
 from tests.support.postgres_store import PostgresStore, address_of, prepared_database
@@ -209,25 +208,3 @@ def test_requests_wait_for_the_look_at_other_processes_only_if_it_is_late(store:
         now += 1.6
         engine.commit([awaited()])
         assert set(engine.configurations) == {"first", "second", "third"}
-
-
-def test_after_a_large_batch_the_next_one_waits_for_more_writes(
-    store: PostgresStore, engine: PostgresEngine
-) -> None:
-    queue: WriteQueue[PostgresSession] = WriteQueue(engine, "test", gather_seconds=1.0)
-    queue.start()
-    try:
-        go_on = threading.Event()
-        queue.submit(lambda _: go_on.wait())
-        many = [queue.submit(as_write(Admit(ask()))) for _ in range(GATHER_WRITES)]
-        go_on.set()
-        for one in many:
-            one.result(30)
-        first = queue.submit(as_write(Admit(ask())))
-        time.sleep(0.1)
-        queue.submit(as_write(Admit(ask()))).result(30)
-        assert first.done()
-    finally:
-        queue.close()
-    last = "select xmin::text as number from held order by seq desc limit 2"
-    assert store.value(f"select count(distinct number) from ({last}) as last") == 1

@@ -13,7 +13,7 @@ from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres import installation
 from codellama_proxy.store.postgres.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads
 from codellama_proxy.store.postgres.connections import Connections
-from codellama_proxy.store.postgres.engine import GATHER_SECONDS, PostgresEngine
+from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.housekeeping import make_partitions
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.migrations import migrate
@@ -58,9 +58,7 @@ class Database:
     async def open(self) -> AsyncIterator[Store]:
         async with AsyncExitStack() as stack:
             engine = PostgresEngine(self._address, self.identity)
-            queue: WriteQueue[PostgresSession] = WriteQueue(
-                engine, str(self._address), gather_seconds=GATHER_SECONDS
-            )
+            queue: WriteQueue[PostgresSession] = WriteQueue(engine, str(self._address))
             await asyncio.to_thread(queue.start)
             stack.push_async_callback(asyncio.to_thread, queue.close)
             connections = Connections(self._address, lambda: queue.healthy)

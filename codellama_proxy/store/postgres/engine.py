@@ -35,8 +35,6 @@ from codellama_proxy.store.postgres.upkeep import Upkeep
 from codellama_proxy.store.postgres.workers import BEAT_SECONDS, Identity
 from codellama_proxy.store.queued_write import QueuedWrite
 
-GATHER_SECONDS = 0.001
-"""How long a transaction waits for more requests under load: it costs as much as several of them, under locks."""
 MAX_TRIES = 4
 """Of one transaction that finds scopes without a row, or that this process was taken for dead."""
 MAX_REPEATS, REPEAT_SECONDS = 3, 6.0
