@@ -211,12 +211,11 @@ class PostgresEngine:
             except ServerError as error:
                 tries += 1
                 refused = about_statement(error) or any(not isinstance(one.fn, Operation) for one in chunk)
-                if refused or tries > MAX_REPEATS or self._clock() > give_up_at:
+                late = tries > 1 and self._clock() > give_up_at  # not at once: it may have been frozen
+                if refused or tries > MAX_REPEATS or late:
                     raise
                 log.warning("repeating a transaction: %s", sentence(self._address, error))
-                doubt = (
-                    doubt or self._unanswered
-                )  # a look back may fail, too, before the first doubt is settled
+                doubt = doubt or self._unanswered  # a look back may fail before the first doubt is settled
 
     def _run(self, db: PostgresSession, chunk: list[QueuedWrite]) -> None:
         """Run a chunk, and remove from it what is done."""
