@@ -51,9 +51,8 @@ class ProjectScopes:
 
     def _work_out(self, key: Key | None, user: str | None) -> CallerScopes:
         scopes = with_caller(self._common, self._snapshot, self._project, key, user)
-        if (
-            user is None and key is not None and not key.limits.given
-        ):  # differs from other keys in its ID only
+        if user is None and key is not None and not key.limits.given:
+            # It differs from other keys in its ID only.
             if self._usual is None:
                 self._usual = _caller_scopes(scopes)
             return CallerScopes(scopes, *self._usual[1:])

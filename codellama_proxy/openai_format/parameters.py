@@ -52,6 +52,7 @@ TYPES: Mapping[Kind, tuple[type, ...]] = {
     "string or array": (str, list),
     "string or object": (str, dict),
 }
+"""The Python types of each kind. A boolean is an `int` in Python, but not an integer in JSON."""
 
 
 class Parameters(dict[str, Parameter]):
@@ -151,9 +152,8 @@ COMPLETION_PARAMETERS = Parameters(
         **CHAT_PARAMETERS,
         "prompt": Parameter("string or array"),
         "suffix": Parameter("string"),
-        "max_tokens": Parameter(
-            "integer", (0, MAX_INT)
-        ),  # 0 with `echo`: only the prompt's logprobs are wanted
+        # 0 with `echo`: only the prompt's logprobs are wanted.
+        "max_tokens": Parameter("integer", (0, MAX_INT)),
         "best_of": Parameter("integer", (1, 128), default=1, neutral=True),
         "echo": Parameter("boolean", default=False, neutral=True),
         "logprobs": Parameter("integer", (0, MAX_INT)),

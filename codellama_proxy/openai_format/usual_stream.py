@@ -1,4 +1,4 @@
-"""Folds the streams that need no care: one choice with text only, as OpenAI itself writes them.
+"""Folds the usual streams: one choice with text only, as OpenAI itself writes them.
 
 `folding` gives the same for them, and takes three times as long.
 """

@@ -54,7 +54,7 @@ def request_for(
         messages = apply_guardrail(chat.messages, text, policy)
     bound = chat.max_tokens if max_tokens is None else max_tokens
     if bound is not None and (max_tokens is not None or deployment.params):
-        # Remove both spellings, so that only one bound is sent.
+        # Otherwise `params` has the client's bound. Remove both spellings, so that only one is sent.
         params = dict(params)
         for name in MAX_TOKENS_FIELDS:
             params.pop(name, None)

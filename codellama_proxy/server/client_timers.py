@@ -11,8 +11,10 @@ from collections.abc import Callable
 from codellama_proxy.web.connection import ClientTimeouts
 
 MIN_READ_BYTES = 16 << 10
-"""What a client has to read in each `ClientTimeouts.send` while it is behind. Progress shows in the kernel first: it
-takes more from the process only once a good part of its own buffer, megabytes, is empty."""
+"""What a client has to read in each `ClientTimeouts.send` while it is behind.
+
+Progress shows in the kernel first: it takes more from the process only once much of its buffer of megabytes is empty.
+"""
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:

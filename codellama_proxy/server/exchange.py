@@ -21,8 +21,8 @@ from codellama_proxy.web.connection import EXCHANGE, TIMEOUTS, ClientTimeouts
 CONTROL_CHARACTERS = bytes([*range(32), 127])
 
 
-def nothing() -> None:
-    """What follows a response, once its request is over."""
+def do_nothing() -> None:
+    """Replaces `on_response` of an exchange that is over."""
 
 
 class Unheard:
@@ -81,7 +81,7 @@ class DirectExchange(RequestResponseCycle):
 
     def finish(self) -> None:
         """Called when the request is over. Closes a connection whose client has no complete response."""
-        self.on_response = nothing  # no reference back to the connection
+        self.on_response = do_nothing  # no reference back to the connection
         if not (self.response_complete or self.disconnected):
             self.transport.close()
 

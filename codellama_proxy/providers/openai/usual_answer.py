@@ -51,7 +51,7 @@ def usual_answer(body: bytes, found: dict[str, Any]) -> Event | None:
 
 
 def _has_no_more(found: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]) -> bool:
-    """Whether nothing is in it that is read elsewhere, or repaired."""
+    """Whether it has no fields that only `response.repaired_answer` reads or repairs."""
     if not (_ANSWER.issuperset(found) and _CHOICE.issuperset(choice) and _MESSAGE.issuperset(message)):
         return False
     return choice.get("logprobs") is None and message.get("refusal") is None

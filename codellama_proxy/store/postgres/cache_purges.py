@@ -43,6 +43,7 @@ class CachePurges:
 
     @property
     def due_in(self) -> float:
+        """Seconds until the next look."""
         return self._looked_at + LOOK_SECONDS - self._clock()
 
     def look(self, db: PostgresSession) -> None:

@@ -17,7 +17,9 @@ from codellama_proxy.store.postgres.session import PostgresSession
 from codellama_proxy.store.write_queue import WriteQueue
 
 WAIT_SECONDS = 0.01
+"""How long a settlement waits at most."""
 MAX_WAITING = 8
+"""Settlements, all of which are queued as soon as there are so many."""
 BUSY_WRITES = 4
 """Writes that are not committed, from which on nothing waits: under load a transaction serves many requests."""
 IN_ORDER_SECONDS = 1.0

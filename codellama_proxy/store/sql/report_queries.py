@@ -195,6 +195,7 @@ def spend_page_query(
 
 
 def is_indexed(filters: Filters) -> bool:
+    """Whether an index has the few requests of exactly these filters."""
     return {name for name, value in filters._asdict().items() if value is not None} in _INDEXED
 
 

@@ -90,7 +90,7 @@ hour < (select max(day) + 86400 from usage_days where agent <> '' and agent = ?)
 day > (select day from usage_keys_from);
 
 -- name: before_keys
--- Condition: sums by day, where those by key are not complete. What says that they are is looked at once, before any row.
+-- Condition: sums by day, where those by key are not complete. The first part is constant: it is checked once.
 (select day from usage_keys_from) > -9007199254740992 and day <= (select day from usage_keys_from);
 
 -- name: not_filled
@@ -98,7 +98,7 @@ day > (select day from usage_keys_from);
 (select seq from hours_filled_from) > 0 and seq <= (select seq from hours_filled_from);
 
 -- name: size
--- How many sums a report reads: no further than a limit.
+-- How many sums a report reads, counted up to a limit.
 select count(*) from (select 1 as one from {table} where {where} limit ?) as found;
 
 -- name: size_of_edges

@@ -97,7 +97,7 @@ class Reader:
                 await db.interrupt()
                 await asyncio.wait((running,), timeout=INTERRUPT_SECONDS)
             if not running.cancelled():
-                running.exception()  # has been looked at
+                running.exception()  # retrieved, so that asyncio does not log it
             raise
 
     async def one(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
