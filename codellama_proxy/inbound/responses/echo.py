@@ -32,14 +32,6 @@ FIXED: Mapping[str, Any] = {
 """What this proxy does, whatever was asked for."""
 
 
-_OF_DEFAULTS: Mapping[str, Any] = {
-    **DEFAULTS,
-    **FIXED,
-    "reasoning": {"effort": None, "summary": None},
-    "text": {"format": {"type": "text"}},
-}
-
-
 def echo_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields, each a JSON value; large ones are serialised once, for all events that repeat them."""
     echo = dict(_OF_DEFAULTS)
@@ -61,3 +53,7 @@ def _reasoning(given: Any) -> dict[str, Any]:
 def _text(given: Any) -> dict[str, Any]:
     known = given if isinstance(given, dict) else {}
     return {**known, "format": known.get("format") or {"type": "text"}}
+
+
+_OF_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, **FIXED, "reasoning": _reasoning(None), "text": _text(None)}
+"""The echo of a request without options."""

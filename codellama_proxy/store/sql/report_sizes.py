@@ -18,6 +18,7 @@ USUAL_GROUPS = 4
 
 
 def max_sums(group_by: Sequence[str], filters: Filters) -> int:
+    """How many sums, and rows at both ends of its time range, a report may read."""
     most = MAX_SUMS if table_for(group_by, filters) in (KEYS, USERS) else MAX_SESSION_SUMS
     return most * USUAL_GROUPS // max(len(group_by), USUAL_GROUPS)
 
@@ -40,8 +41,9 @@ def size_queries(group_by: Sequence[str], filters: Filters) -> Iterator[Query]:
     yield SQL["size"].format(table=table.name, where=which), [*values, most + 1]
     if hours_for(group_by, filters) is None:
         for start, end in parts.edges:
-            hours = (hour_of(start), math.ceil(end), filters.project)
-            which, values = where(("hour >= ?", hours[0]), ("hour < ?", hours[1]), ("project = ?", hours[2]))
+            which, values = where(
+                ("hour >= ?", hour_of(start)), ("hour < ?", math.ceil(end)), ("project = ?", filters.project)
+            )
             yield SQL["size_of_edges"].format(where=which), values
 
 

@@ -80,14 +80,10 @@ def hours_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
 
 
 def _needed(group_by: Collection[str], filters: Filters) -> set[str]:
-    given = filters._replace(request_id=None, start=None, end=None)._asdict() | {
-        "key": filters.key_id,
-        "key_id": None,
-    }
-    return {name for name, value in given.items() if value is not None}.union(group_by) - {
-        "day",
-        *TIME_GROUPS,
-    }
+    """The columns that a table of sums must have, besides its time."""
+    filtered = {name for name, value in filters._asdict().items() if value is not None}
+    columns = {"key" if name == "key_id" else name for name in filtered.union(group_by)}
+    return columns - {"request_id", "start", "end", "day", *TIME_GROUPS}
 
 
 def _first_with(needed: set[str], tables: Sequence[UsageTable]) -> UsageTable | None:
