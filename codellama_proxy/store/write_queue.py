@@ -105,7 +105,7 @@ class WriteQueue(Generic[Connection]):
             return
         self._closing = True
         self._give_up_at = time.monotonic() + drain
-        self._wake()
+        self.wake()
         self._thread.join()
         self._thread = None
         fail(self._drain(), "the store is closed")
@@ -146,17 +146,19 @@ class WriteQueue(Generic[Connection]):
             asyncio.get_running_loop().call_later(SHARE_COMMIT_SECONDS, self._wake_if_queued)
             self._due = now + SHARE_COMMIT_SECONDS
         except RuntimeError:  # no event loop in this thread
-            self._wake()
+            self.wake()
 
     def wake(self) -> None:
         """Have what is queued committed now."""
-        self._wake()
+        if not self._awake:
+            self._awake = True
+            self._wakeups.put(None)
 
     def _wake_if_queued(self) -> None:
         # Event loops count in milliseconds, so this may be early: the next write schedules another.
         self._due = 0.0
         if self._queue:
-            self._wake()
+            self.wake()
 
     async def barrier(self) -> None:
         """Return once everything queued before is committed; `StoreUnavailableError` if it could not be."""
@@ -171,17 +173,12 @@ class WriteQueue(Generic[Connection]):
 
     def _put(self, item: QueuedWrite) -> None:
         self._queue_up(item)
-        self._wake()
+        self.wake()
 
     def _queue_up(self, item: QueuedWrite) -> None:
         if self._closing or self._thread is None:
             raise StoreUnavailableError("the store is closed")
         self._queue.append(item)
-
-    def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            self._wakeups.put(None)
 
     # --- on the queue's thread ----------------------------------------------------------------------------
 
@@ -215,7 +212,7 @@ class WriteQueue(Generic[Connection]):
         batch = self._kept + self._drain(MAX_BATCH)
         self._kept = []
         if self._queue:
-            self._wake()
+            self.wake()
         return batch
 
     def _drain(self, most: int | None = None) -> list[QueuedWrite]:
