@@ -51,9 +51,9 @@ class WaitingSettlements:
         """Have it written soon; at once if it cost more than was held."""
         self._waiting.append(settlement)
         hold = self._holds.pop(settlement.request_id, None)
-        dearer = hold is not None and (settlement.cost_nanos or 0) > hold
+        over_hold = hold is not None and (settlement.cost_nanos or 0) > hold
         busy = len(self._waiting) >= MAX_WAITING or self._queue.pending >= BUSY_WRITES
-        if busy or dearer or self._closed:
+        if busy or over_hold or self._closed:
             self.post()
         elif self._timer is None:
             try:
