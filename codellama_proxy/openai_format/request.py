@@ -19,11 +19,11 @@ from codellama_proxy.openai_format.fields import (
     parse_json,
 )
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
+from codellama_proxy.openai_format.texts import Texts, texts_of
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 PLAIN_ROLES = ROLES - {"tool"}
 """Those whose messages need no other field."""
-TEXT_ROLES = ("user", "assistant", "system")
 SYSTEM_ROLES = {"system", "developer"}
 CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 """What marks the cacheable prefix of a prompt, in a message, a part of its content or a tool."""
@@ -38,16 +38,6 @@ TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_i
 """Keys of `metadata` for prompt tracking, never sent upstream."""
 
 Message = Mapping[str, Any]
-
-
-class Texts(list[Message]):
-    """Messages that have only a role of `TEXT_ROLES` and a text, as most do: providers of chats take them as they are.
-
-    Whoever changes or adds a message makes another list.
-    """
-
-    __slots__ = ()
-
 
 Endpoint = Literal["chat/completions", "completions", "embeddings"]
 MODES: Mapping[Endpoint, str] = {
@@ -259,18 +249,6 @@ def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Messag
         if not _is_plain(message):
             _check_message(message, f"messages[{index}]")
     return messages
-
-
-def texts_of(messages: Any) -> Texts | None:
-    """The messages, if they are a list with nothing but `Texts`."""
-    if type(messages) is not list:
-        return None
-    for message in messages:
-        if type(message) is not dict or len(message) != 2 or type(message.get("content")) is not str:
-            return None
-        if message.get("role") not in TEXT_ROLES:
-            return None
-    return Texts(messages)
 
 
 def _is_plain(message: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import CHAT_ONLY, MAX_TOKENS_FIELDS
-from codellama_proxy.openai_format.request import SYSTEM_ROLES, InferenceRequest, Message, Native, Texts
+from codellama_proxy.openai_format.request import SYSTEM_ROLES, InferenceRequest, Message, Native
+from codellama_proxy.openai_format.texts import Texts
 from codellama_proxy.policy import privileged_fields as privileged
 
 

@@ -15,7 +15,8 @@ from codellama_proxy.core.snapshot import Deployment, Price
 from codellama_proxy.core.types import Usage
 from codellama_proxy.native.blocks import NESTED_FIELDS, has_hour, without_hours
 from codellama_proxy.native.forms import edited, form_of
-from codellama_proxy.openai_format.request import InferenceRequest, Message, Texts
+from codellama_proxy.openai_format.request import InferenceRequest, Message
+from codellama_proxy.openai_format.texts import Texts
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
 MAX_UNBOUNDED_CALLS = 10

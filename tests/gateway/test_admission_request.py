@@ -10,7 +10,8 @@ from codellama_proxy.core.snapshot import Price, Tariff
 from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.admission_request import admission_request
 from codellama_proxy.limits.admission import AdmissionRequest
-from codellama_proxy.openai_format.request import InferenceRequest, Native, texts_of
+from codellama_proxy.openai_format.request import InferenceRequest, Native
+from codellama_proxy.openai_format.texts import texts_of
 from codellama_proxy.pricing.extras import is_plain
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.chain import Chain

@@ -14,7 +14,8 @@ from codellama_proxy.inbound.messages.request import parse as parse_messages
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.inbound.responses.request import parse_responses
 from codellama_proxy.openai_format.completion import event_of
-from codellama_proxy.openai_format.request import InferenceRequest, Texts, parse_chat, texts_of
+from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
+from codellama_proxy.openai_format.texts import Texts, texts_of
 from codellama_proxy.policy.guardrail import apply_guardrail
 from codellama_proxy.pricing.extras import beyond_text
 from codellama_proxy.providers.registry import ADAPTERS

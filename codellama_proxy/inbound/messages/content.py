@@ -27,7 +27,8 @@ from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.inbound.tool_names import wire_name
 from codellama_proxy.native.messages import is_billing_header
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
-from codellama_proxy.openai_format.request import Message, Texts, texts_of
+from codellama_proxy.openai_format.request import Message
+from codellama_proxy.openai_format.texts import Texts, texts_of
 
 PDF_NAME = "document.pdf"
 SIGNED_FIELDS = ("type", "thinking", "signature", "data")

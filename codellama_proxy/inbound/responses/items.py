@@ -15,7 +15,8 @@ from codellama_proxy.inbound.responses.content import content_of, text_of
 from codellama_proxy.inbound.responses.refusals import check_no_ids, stored
 from codellama_proxy.inbound.responses.tools import function_name, names_of
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
-from codellama_proxy.openai_format.request import Message, Texts, texts_of
+from codellama_proxy.openai_format.request import Message
+from codellama_proxy.openai_format.texts import Texts, texts_of
 
 OpenSealed = Callable[[str], Mapping[str, Any] | None]
 """The content of a reasoning item that was sealed here, `None` for any other."""

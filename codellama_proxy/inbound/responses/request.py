@@ -18,7 +18,8 @@ from codellama_proxy.inbound.responses.tools import choice_of, offered
 from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.fields import check_fields, invalid_type, invalid_value, parse_json
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_INT, Parameter, Parameters
-from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, Texts, request_of
+from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, request_of
+from codellama_proxy.openai_format.texts import Texts
 
 SAME_NAMES = frozenset(
     {

@@ -11,7 +11,8 @@ from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.openai_format.request import CACHE_MARKS, SYSTEM_ROLES, InferenceRequest, Message, Texts
+from codellama_proxy.openai_format.request import CACHE_MARKS, SYSTEM_ROLES, InferenceRequest, Message
+from codellama_proxy.openai_format.texts import Texts
 from codellama_proxy.providers.common.output_limits import narrowed
 
 NO_OUTPUT = "(no output)"

@@ -10,7 +10,8 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.parameters import NEUTRAL_DEFAULTS
-from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest, Texts
+from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
+from codellama_proxy.openai_format.texts import Texts
 from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import short
 from codellama_proxy.providers.common.parameters import narrow_tool_choice, unsupported, with_tools_only
