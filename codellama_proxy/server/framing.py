@@ -49,10 +49,10 @@ def check(method: bytes, target: bytes, version: str, headers: Headers) -> None:
         raise BadHeadError("unsupported transfer-encoding")
 
 
-def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
-    """The head of the same HTTP/1.1 request without its offer to upgrade the protocol."""
+def without_offer(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """The head of the same request without its offer to upgrade the protocol. `version` is HTTP's."""
     kept = [b"%b: %b\r\n" % (name, value) for name, value in headers if name != b"upgrade"]
-    return b"".join([b"%b %b HTTP/1.1\r\n" % (method, target), *kept, b"\r\n"])
+    return b"".join([b"%b %b HTTP/%b\r\n" % (method, target, version.encode()), *kept, b"\r\n"])
 
 
 @lru_cache(maxsize=64)

@@ -90,7 +90,10 @@ class RequestReader(HttpToolsProtocol):
         """Parses the head that offers an upgrade again without the offer, then what follows it."""
         while True:
             assert self._offer is not None
-            head = framing.without_offer(self.parser.get_method(), self.url, self._offer)
+            parser = self.parser
+            head = framing.without_offer(
+                parser.get_method(), self.url, parser.get_http_version(), self._offer
+            )
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             self.parser.feed_data(head)

@@ -133,9 +133,10 @@ def test_both_ways_write_the_same_bytes(response: Response, version: str, wish: 
     assert direct[2] == [b"hi"]
 
 
-@given(responses(), st.booleans())
-def test_a_response_to_http_1_0_has_no_chunks(response: Response, direct: bool) -> None:
-    sent, closed, _ = written(response, [b"POST / HTTP/1.0\r\ncontent-length: 0\r\n\r\n"], direct=direct)
+@given(responses(), st.booleans(), st.sampled_from(["", "connection: upgrade\r\nupgrade: h2c\r\n"]))
+def test_a_response_to_http_1_0_has_no_chunks(response: Response, direct: bool, offer: str) -> None:
+    request = f"POST / HTTP/1.0\r\n{offer}content-length: 0\r\n\r\n".encode()
+    sent, closed, _ = written(response, [request], direct=direct)
     head, _, body = sent.partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head
     assert body == b"".join(response.pieces)
