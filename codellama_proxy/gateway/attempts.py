@@ -238,9 +238,8 @@ class AttemptRunner:
             return reply
         finally:
             context.waited += self._time.monotonic() - started
-            if len(context.attempts) < len(
-                context.calls
-            ):  # otherwise the request was settled in the meantime
+            # Otherwise the request was settled in the meantime.
+            if len(context.attempts) < len(context.calls):
                 context.attempts.append(call.attempt())
 
     def _refused(

@@ -215,12 +215,13 @@ def _huge(value: Any) -> bool:
     return isinstance(value, float) and abs(value) >= 2**63
 
 
-_WITH_ITEMS = frozenset({"stop", "tools", "functions", MAX_TOKENS_FIELDS[1]})
+_CHECKED_ITEMS = frozenset({"stop", "tools", "functions", MAX_TOKENS_FIELDS[1]})
+"""Without any of these fields `check_items` has nothing to check."""
 
 
 def check_items(fields: Mapping[str, Any]) -> None:
     """Checks items of arrays, and that only one of the two bounds on tokens is set. Raises `ProxyError`."""
-    if _WITH_ITEMS.isdisjoint(fields):  # nearly all
+    if _CHECKED_ITEMS.isdisjoint(fields):  # nearly all
         return
     stop = fields.get("stop")
     if isinstance(stop, list) and not all(isinstance(item, str) for item in stop):

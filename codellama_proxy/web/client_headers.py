@@ -10,7 +10,9 @@ from codellama_proxy.openai_format.request import label
 JSON = b"application/json"
 NO_BEARER = "-"
 """The credential of a scheme other than Bearer: it matches no key."""
-CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+KEY_HEADERS = frozenset({b"x-api-key", b"api-key"})
+CREDENTIAL_HEADERS = KEY_HEADERS | {b"authorization"}
+"""Those that `credential` reads."""
 HINTS = (b"traceparent", b"tracestate")
 SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id", b"session-id", b"session_id")
 """Headers with the id of the client's session, the first one given counts (Claude Code, opencode, Codex)."""
@@ -34,7 +36,7 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
                 )
             kind, _, rest = value.decode("latin-1").partition(" ")
             bearer = rest.strip() if kind.lower() in ("bearer", "") else NO_BEARER
-        elif name in (b"x-api-key", b"api-key"):
+        elif name in KEY_HEADERS:
             plain = plain or value.decode("latin-1").strip()
     if bearer and (bearer not in (NO_BEARER, "undefined", "null") or not plain):
         return bearer

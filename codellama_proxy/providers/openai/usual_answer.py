@@ -6,7 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format.completion import CHAT_COMPLETION, MAX_EVENT_LOOP_BYTES, is_usage
+from codellama_proxy.openai_format.completion import CHAT_COMPLETION, completion_event, is_usage
 from codellama_proxy.openai_format.usage import usage_in, usual_usage
 
 _ANSWER = frozenset(
@@ -46,8 +46,7 @@ def usual_answer(body: bytes, found: dict[str, Any]) -> Event | None:
         if not is_usage(reported):
             return None
         usage = usage_in(found)
-    kept = found if len(body) <= MAX_EVENT_LOOP_BYTES else None
-    return Event(body, True, content, usage, reason, model, False, False, kept)
+    return completion_event(found, body, content, usage, model)
 
 
 def _has_no_more(found: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]) -> bool:
