@@ -215,7 +215,7 @@ def booked(
         assert row["cost_usd"] == pytest.approx(spent, abs=1e-12), said
     else:
         assert answer.status_code == 400, said
-        rows = wire.proxy.rows(key_id=made["key_id"])
+        rows = wire.proxy.settled_rows(key_id=made["key_id"])
         assert not rows or {row["cost_usd"] for row in rows} == {0}, said
         assert wire.position() == before or _of_thinking(answer.text), said
     key = wire.proxy.client.get("/key/info", headers={"authorization": f"Bearer {made['key']}"}).json()

@@ -87,7 +87,7 @@ def test_a_stream_has_several_chunks_and_usage_on_request(client: OpenAI, served
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert last.usage is not None
     assert last.usage.total_tokens == 27
-    assert served.rows()[0]["basis"] == "exact"
+    assert served.settled_rows()[0]["basis"] == "exact"
 
 
 def test_the_clients_system_messages_follow_the_guardrail(client: OpenAI, server: Server) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import pytest
 
@@ -48,12 +47,7 @@ def test_concurrent_requests_with_several_attempts_stay_within_the_budget(served
         thread.start()
     for thread in threads:
         thread.join()
-
-    def settled() -> list[dict[str, Any]]:
-        found = served.rows(key_id=made["key_id"])
-        return [] if any(row["status"] == "held" for row in found) else found
-
-    rows = until(settled, "settled rows")
+    rows = served.settled_rows(key_id=made["key_id"])
     assert rows
     paid = [sum(one["cost_usd"] for one in row["attempts"]) for row in rows]
     assert [row["cost_usd"] for row in rows] == pytest.approx(paid)

@@ -34,7 +34,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
 
 def endpoints(served: Proxy, before: int) -> list[str]:
     """Of the requests since then."""
-    rows = served.rows()
+    rows = served.settled_rows()
     assert {row["status"] for row in rows} == {"ok"}
     return [row["endpoint"] for row in rows[: len(rows) - before]]
 

@@ -188,6 +188,15 @@ class Proxy:
         found: list[dict[str, Any]] = answer.json()["data"]
         return found
 
+    def settled_rows(self, **filters: Any) -> list[dict[str, Any]]:
+        """The same, once none of them is held: on a database server that is some milliseconds after the response."""
+
+        def settled() -> list[list[dict[str, Any]]]:
+            found = self.rows(**filters)
+            return [] if any(row["status"] == "held" for row in found) else [found]
+
+        return until(settled, "no row is held")[0]
+
     def row(self, request_id: str, *, within: float = 20.0) -> dict[str, Any]:
         """The settled row of one request, waited for."""
 
