@@ -667,6 +667,7 @@ def test_an_answer_in_the_other_form_is_translated(served: Proxy, streamed: bool
     assert (row["status"], row["cost_usd"]) == ("ok", pytest.approx(COST))
 
 
+@pytest.mark.one_process("each server learns by itself which endpoints an upstream lacks")
 def test_an_upstream_without_the_endpoint_is_asked_for_chats(
     served: Proxy, gpt: OpenAI, server: Server
 ) -> None:
