@@ -82,6 +82,9 @@ class CacheStorage:
         if kept is not None or key not in self._known:
             return kept
         found = await self._on_thread(lambda db: self._read(db, key, scope))
+        newer = self.memory.get(key)
+        if newer is not None:  # stored during the read
+            return newer
         if found is not None:
             self.memory.put(key, found, len(self._known) + 1)
         return found

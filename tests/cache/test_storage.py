@@ -197,6 +197,21 @@ def test_storing_a_key_again_replaces_its_answer(path: Path) -> None:
     assert b"new" in rows(path)[0][2]
 
 
+def test_an_answer_stored_during_a_read_of_an_older_one_is_kept(path: Path) -> None:
+    keep(path, answer("old"))
+
+    async def use(answers: CacheStorage) -> None:
+        reading = asyncio.create_task(answers.find(key(), TEAM))
+        await asyncio.sleep(0)  # the read has begun
+        answers.put(key(), answer("new", created_at=1500.0), TEAM, "a", 1000)
+        await reading
+        found = await answers.find(key(), TEAM)
+        assert found is not None
+        assert found.event.text == "new"
+
+    play(path, use)
+
+
 def test_a_row_of_another_scope_is_not_read(path: Path) -> None:
     keep(path, answer())
 
