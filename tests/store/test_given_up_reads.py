@@ -1,4 +1,4 @@
-"""A statement whose result nothing waits for any more is stopped, and the next one is answered."""
+"""A read whose caller is cancelled is stopped, and the next one is answered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNNING = "select count(*) from pg_stat_activity where state = 'active' and quer
 MOST_SECONDS = 5.0
 
 
-def test_on_sqlite(tmp_path: Path) -> None:
+def test_a_cancelled_read_is_stopped_on_sqlite(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     prepare(path)
 
@@ -43,7 +43,7 @@ def test_on_sqlite(tmp_path: Path) -> None:
     asyncio.run(use())
 
 
-def test_on_sqlite_before_the_thread_begins_with_it(tmp_path: Path) -> None:
+def test_a_read_that_is_cancelled_before_it_runs_is_stopped_on_sqlite(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     prepare(path)
 
@@ -68,7 +68,7 @@ def url(postgres_databases: Databases) -> str:
     return postgres_databases.empty()
 
 
-def test_on_a_server(url: str) -> None:
+def test_a_cancelled_read_is_stopped_on_a_server(url: str) -> None:
     async def use() -> None:
         connections = Connections(address_of(url), most=1)
         endless = asyncio.create_task(connections.all(ENDLESS))
@@ -88,7 +88,7 @@ def test_on_a_server(url: str) -> None:
     asyncio.run(use())
 
 
-def test_on_a_server_after_its_limit_of_time(url: str) -> None:
+def test_a_read_is_stopped_after_its_limit_of_time_on_a_server(url: str) -> None:
     async def use() -> None:
         connections = Connections(address_of(url), statement_seconds=1)
         started = time.monotonic()

@@ -58,7 +58,7 @@ def reports(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reports]
             yield Reports(db)
 
 
-def test_sums_by_session(reports: Reports) -> None:
+def test_a_report_that_reads_too_many_sums_by_session_is_refused(reports: Reports) -> None:
     reports._db.execute(SUMS, (MAX_SESSION_SUMS,))
     assert reports.count(("session",), Filters()) == MAX_SESSION_SUMS
     reports._db.execute(SUMS.replace("'web'", "'ops'"), (2,))
@@ -76,7 +76,7 @@ def test_sums_by_session(reports: Reports) -> None:
     assert reports.count(("project",), Filters()) == 0
 
 
-def test_rows_of_a_part_of_a_day(reports: Reports) -> None:
+def test_rows_of_a_part_of_a_day_count_towards_the_limit(reports: Reports) -> None:
     """Where no sums by hour have the groups."""
     for hour, requests in ((0, MAX_SESSION_SUMS), (HOUR, 1), (DAY, 10**9)):
         reports._db.execute(HOURS, (hour, requests))
@@ -89,7 +89,7 @@ def test_rows_of_a_part_of_a_day(reports: Reports) -> None:
     assert reports.count(groups, Filters(start=0.0, end=float(DAY))) == 0
 
 
-def test_the_most_depends_on_the_number_of_names() -> None:
+def test_the_limit_depends_on_the_number_of_groups() -> None:
     assert (
         max_sums(("session",), Filters())
         == max_sums(("session", "agent", "day", "model"), Filters())
