@@ -133,9 +133,9 @@ def version(db: sqlite3.Connection) -> int:
 # --- rows ----------------------------------------------------------------------------------------------------
 
 
-def find(db: sqlite3.Connection, number: int, key: bytes, scope: str) -> CachedAnswer | None:
+def find(db: sqlite3.Connection, answer_id: int, key: bytes, scope: str) -> CachedAnswer | None:
     """The answer with this ID and key, or `None`. Raises `ValueError` if its row is invalid."""
-    row = db.execute(SQL["find"], (number, key)).fetchone()
+    row = db.execute(SQL["find"], (answer_id, key)).fetchone()
     if row is None:
         return None
     owner, deployment, dropped, body, created_at, expires_at = row
@@ -156,22 +156,22 @@ def put(db: sqlite3.Connection, rows: Sequence[Row]) -> int:
     first: int = db.execute(SQL["next"]).fetchone()[0]
     at = first
     for some in in_batches(rows):
-        values = chain.from_iterable([_columns(number, row) for number, row in enumerate(some, at)])
+        values = chain.from_iterable([_columns(answer_id, row) for answer_id, row in enumerate(some, at)])
         db.execute(with_rows(SQL["put"], len(some), 10), tuple(values))
         at += len(some)
     return first
 
 
-def _columns(number: int, row: Row) -> tuple[Any, ...]:
+def _columns(answer_id: int, row: Row) -> tuple[Any, ...]:
     key, scope, project, model, answer = row
     event, deployment, dropped, created_at, expires_at, _ = answer
     names = orjson.dumps(dropped).decode() if dropped else "[]"
-    return number, key, scope, project, model, deployment, names, event.body, created_at, expires_at
+    return answer_id, key, scope, project, model, deployment, names, event.body, created_at, expires_at
 
 
-def drop(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
+def drop(db: sqlite3.Connection, answer_ids: Sequence[int]) -> None:
     """Deletes the answers with these IDs."""
-    for some in in_batches(numbers):
+    for some in in_batches(answer_ids):
         db.execute(with_rows(SQL["drop"], len(some), 1), tuple(some))
 
 
@@ -188,9 +188,9 @@ MAX_COMPARED_VECTORS = 5000
 """Vectors compared for one request: the newest of its bucket."""
 
 
-def put_vector(db: sqlite3.Connection, number: int, key: bytes, bucket: bytes, vector: Vector) -> None:
+def put_vector(db: sqlite3.Connection, answer_id: int, key: bytes, bucket: bytes, vector: Vector) -> None:
     """Stores the vector of an answer if the answer itself is stored."""
-    db.execute(SQL["put_vector"], (bucket, vector.signs, vector.numbers, number, key))
+    db.execute(SQL["put_vector"], (bucket, vector.signs, vector.numbers, answer_id, key))
 
 
 def nearest(db: sqlite3.Connection, bucket: bytes, vector: Vector, now: float) -> tuple[bytes, float] | None:

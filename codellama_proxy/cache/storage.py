@@ -193,11 +193,11 @@ class CacheStorage:
         self._known = {}
 
     def _read(self, db: sqlite3.Connection, key: bytes, scope: CacheScope) -> CachedAnswer | None:
-        number = self._known.get(key)
-        if number is None:
+        answer_id = self._known.get(key)
+        if answer_id is None:
             return None
         try:
-            found = answer_file.find(db, number, key, f"{scope.kind}:{scope.name}")
+            found = answer_file.find(db, answer_id, key, f"{scope.kind}:{scope.name}")
         except ValueError:  # an invalid row
             self.troubles["corrupt"] += 1
             found = None
@@ -241,14 +241,14 @@ class CacheStorage:
         self._shrink(db, self._most, max(len(latest), DELETE_BATCH_ROWS))
 
     def _put_vector(self, db: sqlite3.Connection, key: bytes, bucket: bytes, vector: Vector) -> None:
-        number = self._known.get(key)
-        if number is not None:
-            answer_file.put_vector(db, number, key, bucket, vector)
+        answer_id = self._known.get(key)
+        if answer_id is not None:
+            answer_file.put_vector(db, answer_id, key, bucket, vector)
 
     def _drop(self, db: sqlite3.Connection, key: bytes) -> None:
-        number = self._known.pop(key, None)
-        if number is not None:
-            answer_file.drop(db, [number])
+        answer_id = self._known.pop(key, None)
+        if answer_id is not None:
+            answer_file.drop(db, [answer_id])
 
     def _shrink(self, db: sqlite3.Connection, most: int, at_once: int = DELETE_BATCH_ROWS) -> None:
         """Deletes the oldest answers beyond `most`, at most `at_once` of them."""
