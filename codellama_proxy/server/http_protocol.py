@@ -156,7 +156,8 @@ class Protocol(RequestReader):
         self._timers.await_reading(transport.abort, lambda: unread_bytes(transport))
 
     def _close_after_the_body(self) -> None:
-        if not self.cycle.more_body:
+        assert self._answering is not None  # not `cycle`, which may be a request behind it
+        if not self._answering.more_body:
             self.transport.close()
             return
         self._closes_after_body = True

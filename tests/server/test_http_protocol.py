@@ -204,6 +204,12 @@ def test_no_request_follows_connection_close(first: tuple[bytes, Seen], last: st
     assert requests_in(cut(first[0] + closing + SMUGGLED, cuts)) == expected
 
 
+def test_no_request_follows_an_answer_that_closes_the_connection() -> None:
+    first = b"POST /1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    second = b"POST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+    assert requests_in([first + b"{", b"}" + second + b"{", b"}"]) == [Seen("POST", "/1", b"{}")]
+
+
 # --- doubtful ones --------------------------------------------------------------------------------
 
 POST = b"POST /bad HTTP/1.1\r\nHost: x\r\n"
