@@ -163,7 +163,7 @@ class RequestContext:
 
     @property
     def http_status(self) -> int:
-        if self.complete or (self.serving is not None and not self.gone):
+        if self.complete or (self.first_at is not None and not self.gone):
             return 200  # sent with the first event, whatever happened after it
         if self.gone:
             return CLIENT_CLOSED_REQUEST

@@ -468,6 +468,26 @@ def test_shutdown_ends_shared_calls(play: Play) -> None:
     play(internet, use)
 
 
+def test_a_hit_that_is_interrupted_before_its_response_has_the_status_that_its_client_got(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        await rig.ask()
+        client = rig.client(user="new")
+        task = send(rig, client)
+        await asyncio.sleep(0)  # it waits for the balances of its user
+        rig.gateway.interrupt("shutting_down", "The proxy is shutting down.")
+        await task
+        while len(rows := await rig.rows()) < 2 or rows[0]["status"] == "held":
+            await asyncio.sleep(0.01)  # the admission was not stopped
+        newest = rows[0]
+        assert (newest["cache"], newest["status"]) == ("hit", "error")
+        assert newest["http_status"] == client.status == 503
+
+    limits = {kind: Limits() for kind in ("global", "project", "key")} | {
+        "user": Limits(max_parallel_requests=9)
+    }
+    play(Internet(a=[good(streamed=False)]), use, replace(CACHED, limits=limits))
+
+
 def test_limits_count_every_subscriber(play: Play) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client() for _ in range(5)]
