@@ -155,7 +155,7 @@ def test_a_disconnect_frees_the_parallel_slot(served: Proxy, upstream: Upstream,
 
 def test_many_disconnects_do_not_block_other_clients(served: Proxy, upstream: Upstream) -> None:
     wires = [Wire(served.port).send(ask(served, "hanging", i % 2 == 0)) for i in range(60)]
-    until(lambda: len(upstream.journal.requests()) == 60, "all of them upstream")
+    until(lambda: len(upstream.journal.requests()) >= 60, "as many upstream")  # more if some are tried again
     for i, wire in enumerate(wires):
         leave(wire, "reset" if i % 3 else "close")
     began = time.monotonic()
