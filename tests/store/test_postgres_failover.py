@@ -185,7 +185,7 @@ def test_a_change_that_a_failover_lost_is_made_again_though_its_transaction_numb
         with shared_database(address_of(pair.primary.address()), print):
             await asyncio.to_thread(until, pair.replicated, "the replica has everything")
             await asyncio.to_thread(pair.replica.stop)
-        connections = Connections(address_of(f"{through}&prepare=off"))
+        connections = Connections(address_of(f"{through}&prepare=off&connect_timeout=60"))
         relay.cut_next("at once", hold=True)
         making = asyncio.create_task(connections.change(lambda db: audit.create(db, "cli", NEW, 1.0)))
         while not relay.cuts:

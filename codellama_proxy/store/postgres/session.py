@@ -19,6 +19,7 @@ from codellama_proxy.store.sql.queries import Rows
 try:
     import psycopg
     from psycopg.adapt import Dumper, Loader
+    from psycopg.conninfo import conninfo_to_dict
 
     from codellama_proxy.store.postgres.round_trip import RoundTrip, Wire
 except ImportError:
@@ -28,6 +29,7 @@ except ImportError:
 
 MINIMUM_VERSION = 140000
 CONNECT_SECONDS = 3
+"""For a server that does not answer, unless the address has a `connect_timeout`."""
 WAIT_SECONDS = 60.0
 """How long a start waits for a server that cannot be reached."""
 FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.05, 2.0
@@ -172,11 +174,9 @@ def about_statement(error: BaseException) -> bool:
 
 def connect(address: ServerAddress) -> PostgresSession:
     """A connection. Raises `StoreUnavailableError` if the server cannot be reached, `StoreError` if it is too old."""
-    settings: dict[str, Any] = {
-        "connect_timeout": CONNECT_SECONDS,
-        "application_name": "codellama-proxy",
-        **KEEPALIVES,
-    }
+    settings: dict[str, Any] = {"application_name": "codellama-proxy", **KEEPALIVES}
+    if "connect_timeout" not in conninfo_to_dict(address.url):
+        settings["connect_timeout"] = CONNECT_SECONDS
     password = address.password()
     if password is not None:
         settings["password"] = password
