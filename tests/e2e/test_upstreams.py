@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -232,11 +233,13 @@ def test_redirects_are_not_followed(served: Proxy, canary: Upstream, streamed: b
     assert canary.journal.events() == [], "no credential, no prompt, not even a connection"
 
 
-def test_bytes_after_an_answer_are_not_the_next_answer(served: Proxy) -> None:
+def test_bytes_after_an_answer_are_not_the_next_answer(served: Proxy, upstream: Upstream) -> None:
     for number in range(10):
         answer = served.chat(model="junk", stream=number % 2 == 1)
         assert answer_text(answer) == words("junk")
         assert answer.headers["x-proxy-attempts"] == "1"
+        dropped = {"connection": upstream.journal.requests("junk")[-1]["connection"], "by_peer": True}
+        until(partial(upstream.journal.events, "closed", **dropped), "the proxy drops the connection")
 
 
 def test_a_stream_without_end_ends_at_the_deadline(proxy: ProxyFactory, upstream: Upstream) -> None:

@@ -31,6 +31,8 @@ UNTRUSTWORTHY = (
     "Cross-Origin-Opener-Policy header has been ignored, because the URL's origin was untrustworthy"
 )
 """Said by Chromium of every page over plain http on a name."""
+RESIZED = "Transition was aborted because of invalid state. Viewport size changed"
+"""Said by Chromium if a window is resized in the moment between two pages."""
 REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) => {
   console.error(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
@@ -44,7 +46,7 @@ class Person:
 
     context: BrowserContext
     start: str
-    allowed: list[str] = field(default_factory=lambda: [UNTRUSTWORTHY])
+    allowed: list[str] = field(default_factory=lambda: [UNTRUSTWORTHY, RESIZED])
     """Patterns of what the console may say, such as the status of a page that is refused on purpose."""
     said: list[str] = field(default_factory=list)
     page: Page = field(init=False)
