@@ -175,12 +175,12 @@ def about_statement(error: BaseException) -> bool:
 def connect(address: ServerAddress) -> PostgresSession:
     """A connection. Raises `StoreUnavailableError` if the server cannot be reached, `StoreError` if it is too old."""
     settings: dict[str, Any] = {"application_name": "codellama-proxy", **KEEPALIVES}
-    if "connect_timeout" not in conninfo_to_dict(address.url):
-        settings["connect_timeout"] = CONNECT_SECONDS
     password = address.password()
     if password is not None:
         settings["password"] = password
     try:
+        if "connect_timeout" not in conninfo_to_dict(address.url):
+            settings["connect_timeout"] = CONNECT_SECONDS
         connection = psycopg.connect(address.url, autocommit=True, prepare_threshold=None, **settings)
         prepare = address.prepare and _may_prepare(connection, address)
     except psycopg.ProgrammingError:  # the message may repeat what was given

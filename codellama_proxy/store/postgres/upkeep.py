@@ -58,7 +58,7 @@ class Upkeep:
             self.watch.forget()
             failure = sentence(self._address, error)
             if self._failures.get(name) != failure:
-                log.error("upkeep of the database failed: %s", failure)
+                log.warning("upkeep of the database failed: %s", failure)
             self._failures[name] = failure
 
     def _describe(self, db: PostgresSession, worker: int) -> None:
